@@ -1,0 +1,52 @@
+"""What every source of documents or dialogues has in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pydantic import PositiveFloat, PositiveInt
+
+from lemur.plugins import Plugin
+
+
+class Record(NamedTuple):
+    """One record as it stands in a source."""
+
+    fields: dict[str, Any]
+    """The record's values: `text` for a document; `messages`, or `prompt` and `completion`, for a dialogue."""
+    origin: str
+    """Where it stands, for messages and provenance: `path`, `path:line` or `dataset#row`."""
+
+
+class Source(Plugin, abstract=True):
+    """A named collection of records, and its share in a mixture."""
+
+    name: str
+    """Name in plans, receipts and reports."""
+    group: str | None = None
+    """Group whose weight this source shares in; `None` where the recipe has no groups."""
+    weight: PositiveFloat = 1.0
+    """Share within the group, relative to the other sources in it; need not sum to one."""
+    max_epochs: PositiveFloat | None = None
+    """How often its tokens may be read at most; a run that needs more is refused. `None` sets no limit."""
+    available_tokens: PositiveInt | None = None
+    """How many tokens the source holds, as far as the author of the recipe knows, so that a plan can be made
+    where the data is not at hand; `None` lets the plan estimate it from the bytes it finds."""
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Yields every record, in an order that is the same each time.
+
+        Raises:
+            RecipeError: Nothing matches, or a file is not of the source's format; names the source and file.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Returns a digest that changes when the records do: part of the key of what is made from them."""
+
+    @abstractmethod
+    def estimated_bytes(self) -> int | None:
+        """Returns about how many bytes of text the source holds, cheaply; `None` where that is not known."""
