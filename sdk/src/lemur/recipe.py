@@ -309,6 +309,8 @@ class ServingSection(Section):
 
     runtime: Runtime
     """Model server."""
+    first_prompts: list[str] = Field(default_factory=lambda: ["Who are you?"])
+    """What a new release is asked before it counts as served; its replies stand in the report."""
 
 
 class Accelerator(Section):

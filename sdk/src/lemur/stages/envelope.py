@@ -1,0 +1,115 @@
+"""What every stage does besides its work: it names itself, keeps its receipts, and fails in one sentence."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from lemur import progress
+from lemur.errors import LemurError
+from lemur.receipt import Receipt
+from lemur.results import find_result, intact
+from lemur.run_record import RunRecord
+
+RUNNER_VARIABLE = "LEMUR_RUNNER_PID"
+"""Process id of the local runner: a stage whose runner is gone ends itself."""
+
+
+class Artifact(Protocol):
+    """The part of a Kubeflow artifact that stages use: a file for the receipt, and metadata for the UI."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+def take(artifact: Artifact) -> Receipt:
+    """Returns the receipt that an earlier step handed over."""
+    return Receipt.load(artifact.path)
+
+
+def hand_over(receipt: Receipt, artifact: Artifact) -> None:
+    """Writes a receipt as a step's output; its figures become the artifact's metadata."""
+    receipt.save(artifact.path)
+    artifact.metadata.update({"uri": receipt.uri, "digest": receipt.digest, **receipt.metrics})
+
+
+class StageRun:
+    """A stage at work, on behalf of a run."""
+
+    def __init__(self, stage: str, record: RunRecord) -> None:
+        self._stage = stage
+        self._record = record
+
+    @property
+    def record_uri(self) -> str:
+        """Where the run's record stands."""
+        return self._record.uri
+
+    def keep(self, task: str, receipt: Receipt) -> Receipt:
+        """Puts a result into the run's record and tells whoever watches."""
+        self._record.keep(task, receipt)
+        progress.emit("receipt", task=task, receipt=receipt.model_dump(mode="json"))
+        return receipt
+
+    def reuse(self, storage: str, prefix: str) -> Receipt | None:
+        """Returns the result that already stands at a prefix, or `None` where it must be made.
+
+        A result with missing or truncated objects counts as none: it is named, and made again.
+        """
+        found = find_result(storage, prefix)
+        if found is None:
+            return None
+        damaged = intact(found)
+        if damaged:
+            progress.emit("note", text=f"{self._stage}: {found.uri}/{damaged[0]} is damaged; making it again")
+            return None
+        progress.emit("note", text=f"{self._stage}: unchanged, taken from {found.uri}")
+        return found
+
+
+@contextmanager
+def stage(name: str, *, storage: str, run: str, role: str = "") -> Iterator[StageRun]:
+    """Surrounds the work of one stage.
+
+    Args:
+        name: Name of the stage.
+        storage: Root URI of the recipe's storage.
+        run: Name of the run.
+        role: Which of several like it this is, for example the model that is evaluated.
+    """
+    _end_with_runner()
+    label = f"{name} {role}".strip()
+    progress.emit("stage", name=label, state="started")
+    try:
+        yield StageRun(label, RunRecord(storage, run))
+    except LemurError as error:
+        progress.emit("error", stage=label, type=type(error).__name__, message=str(error))
+        raise
+    progress.emit("stage", name=label, state="finished")
+
+
+def _end_with_runner() -> None:
+    """Ends this process soon after the local runner has gone, however it went: no stage outlives its run."""
+    runner = int(os.environ.get(RUNNER_VARIABLE, "0"))
+    if not runner:
+        return
+
+    def watch() -> None:
+        while _runs(runner):
+            time.sleep(0.5)
+        # SIGKILL, because the work may be deep inside a library; children carry a parent-death signal.
+        os.kill(os.getpid(), 9)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
