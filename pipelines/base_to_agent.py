@@ -43,9 +43,7 @@ def base_to_agent(
     """
     run = {"name": name, "storage": storage}
     mixed = mix_step(**run, model=model, data=data)
-    trained = pretrain_step(
-        **run, model=model, pretrain=pretrain, hardware=hardware, tokens=mixed.outputs["tokens"]
-    )
+    trained = pretrain_step(**run, model=model, pretrain=pretrain, hardware=hardware, tokens=mixed.outputs["tokens"])
     tuned = finetune_step(
         **run,
         finetune=finetune,

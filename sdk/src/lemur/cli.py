@@ -49,7 +49,9 @@ def _reported(command: Callable[Parameters, None]) -> Callable[Parameters, None]
             _fail(type(error).__name__, str(error), as_json=bool(kwargs.get("as_json")))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _fail("Interrupted", "stopped; what was finished is kept, the same command goes on from there", as_json=False)
+            _fail(
+                "Interrupted", "stopped; what was finished is kept, the same command goes on from there", as_json=False
+            )
             raise typer.Exit(130) from None
 
     return run

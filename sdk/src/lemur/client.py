@@ -162,7 +162,12 @@ def _execute(arguments: dict[str, Any], *, work: Path, listener: Listener) -> No
         str(work / "arguments.json"),
         str(work / "kfp"),
     ]
-    environment = {**os.environ, EVENTS_VARIABLE: str(events), "TMPDIR": str(scratch), "LEMUR_CACHE": str(cache_folder())}
+    environment = {
+        **os.environ,
+        EVENTS_VARIABLE: str(events),
+        "TMPDIR": str(scratch),
+        "LEMUR_CACHE": str(cache_folder()),
+    }
     failure: dict[str, Any] = {}
     with log.open("w", encoding="utf-8") as output, events.open(encoding="utf-8") as lines:
         process = subprocess.Popen(

@@ -18,9 +18,9 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, and each field's sentence stands below it."""
+    """A part of a recipe: unknown keys are refused, numbers are finite, each field's sentence stands below it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Plugin(Section):

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, StringConstraints
 
 from lemur.plugins import Plugin
+
+SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][-A-Za-z0-9._+]{0,99}$")]
+"""Letters, digits, dots, dashes, underscores and plus signs, since it names a folder."""
+
+DIALOGUE_FIELDS = ("messages", "prompt", "completion")
+"""Fields that a dialogue can have."""
 
 
 class Record(NamedTuple):
@@ -20,11 +26,20 @@ class Record(NamedTuple):
     """Where it stands, for messages and provenance: `path`, `path:line` or `dataset#row`."""
 
 
+class Unreadable(NamedTuple):
+    """A record that cannot be read; it is counted, and too many of them stop the run."""
+
+    origin: str
+    """Where it stands, as for a record."""
+    reason: str
+    """What is wrong with it."""
+
+
 class Source(Plugin, abstract=True):
     """A named collection of records, and its share in a mixture."""
 
-    name: str
-    """Name in plans, receipts and reports."""
+    name: SourceName
+    """Name in plans, receipts and reports, and of its folder in storage."""
     group: str | None = None
     """Group whose weight this source shares in; `None` where the recipe has no groups."""
     weight: PositiveFloat = 1.0
@@ -34,10 +49,13 @@ class Source(Plugin, abstract=True):
     available_tokens: PositiveInt | None = None
     """How many tokens the source holds, as far as the author of the recipe knows, so that a plan can be made
     where the data is not at hand; `None` lets the plan estimate it from the bytes it finds."""
+    available_records: PositiveInt | None = None
+    """How many records the source holds, as far as the author of the recipe knows; for dialogues a plan takes the
+    number of steps from it. `None` lets the plan count them where they are at hand."""
 
     @abstractmethod
-    def records(self) -> Iterator[Record]:
-        """Yields every record, in an order that is the same each time.
+    def records(self) -> Iterator[Record | Unreadable]:
+        """Yields every record, in an order that is the same each time, and what stands where none can be read.
 
         Raises:
             RecipeError: Nothing matches, or a file is not of the source's format; names the source and file.

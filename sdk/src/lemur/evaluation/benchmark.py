@@ -96,6 +96,15 @@ class BenchmarkResult(BaseModel):
     seconds: float = 0.0
     """How long it took."""
 
+    def samples_of(self, metric: str) -> list[Sample]:
+        """Returns the samples behind a figure.
+
+        A sample belongs to one metric; the metric named before an underscore is made of all its parts, as
+        `accuracy` is of `accuracy_comparison` and `accuracy_boolean`.
+        """
+        own = [sample for sample in self.samples if sample.metric == metric]
+        return own or [sample for sample in self.samples if sample.metric.startswith(f"{metric}_")]
+
 
 class Benchmark(Plugin, abstract=True):
     """An exam: prompts, a way to ask and a scorer."""

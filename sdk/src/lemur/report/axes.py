@@ -39,6 +39,10 @@ def _steps(low: float, high: float) -> tuple[Fraction, int, int]:
     return step, math.ceil(start / step), math.floor(end / step)
 
 
+_DIGIT_PIXELS, _GAP_PIXELS = 6.6, 7.0
+"""Width of a digit at the charts' text size of 12 pixels, and the least gap between labels."""
+
+
 class Axis(NamedTuple):
     """A range of values laid over a range of pixels."""
 
@@ -54,13 +58,19 @@ class Axis(NamedTuple):
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def labelled(self, *, as_percent: bool = False) -> list[tuple[float, str]]:
-        """Returns pixel and label of each tick; all labels of an axis share decimals and prefix."""
+        """Returns pixel and label of each tick; all labels of an axis share decimals and prefix.
+
+        Where labels side by side would touch, every second one is left out, or more.
+        """
         values = ticks(self.low, self.high)
         labels = _labels([100 * value for value in values] if as_percent else values)
-        return [
+        placed = [
             (self.at(value), f"{label}{NARROW}%" if as_percent else label)
             for value, label in zip(values, labels, strict=True)
         ]
+        room = abs(placed[1][0] - placed[0][0])
+        widest = max(len(label) for _, label in placed) * _DIGIT_PIXELS + _GAP_PIXELS
+        return placed[:: max(1, math.ceil(widest / room))] if self.end > self.start else placed
 
 
 def spread(
@@ -90,6 +100,6 @@ def _labels(values: list[float]) -> list[str]:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     texts = [f"{value / scale:,.{decimals}f}" for value in values]
     return [
-        f"{text.replace('-', MINUS)}{NARROW + prefix if prefix and value else ''}"
+        f"{text.replace('-', MINUS)}{NARROW + prefix if prefix else ''}" if value else "0"
         for value, text in zip(values, texts, strict=True)
     ]

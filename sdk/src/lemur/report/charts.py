@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -14,6 +15,8 @@ MAX_POINTS = 160
 """Points a line is drawn with; of a longer one, neighbours are averaged."""
 _DOTTED_POINTS = 30
 """Up to so many points, each gets a dot of its own."""
+_FAR_SPANS = 3.0
+"""An initial model further off than so many spans of the others is pointed at instead of drawn."""
 
 
 class Point(NamedTuple):
@@ -74,8 +77,7 @@ class LineChart:
             parts.append(_text(x, up.start + 20, label, "tick middle"))
         parts.append(_line(across.start, up.start, across.end, up.start, "stroke"))
         parts.append(_text(width - 18, up.start + 40, self.x_label, "axis end"))
-        for mark in self.marks:
-            x = across.at(mark)
+        for x in (across.at(mark) for mark in self.marks if across.low <= mark <= across.high):
             parts.append(_line(x, up.start, x, up.end, "mark"))
         return Markup("").join(parts)
 
@@ -87,9 +89,13 @@ class LineChart:
 
     def _notes(self, across: Axis, up: Axis) -> Markup:
         places = [across.at(point.x) for point in self.points]
-        edges = [across.start, *((left + right) / 2 for left, right in zip(places, places[1:], strict=False)), across.end]
+        edges = [
+            across.start,
+            *((left + right) / 2 for left, right in pairwise(places)),
+            across.end,
+        ]
         bands = []
-        for x, point, left, right in zip(places, self.points, edges, edges[1:], strict=True):
+        for x, point, left, right in zip(places, self.points, edges[:-1], edges[1:], strict=True):
             band = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
                 left, up.end, right - left, up.start - up.end
             )
@@ -114,13 +120,16 @@ class Dot(NamedTuple):
 def interval_chart(dots: Sequence[Dot], *, as_percent: bool) -> Markup:
     """Draws figures with their intervals on one axis, a row for each model.
 
+    An initial model that is far off the others gets an arrow at the edge, so that their difference can be seen.
+
     Args:
         dots: At least one, from top to bottom.
         as_percent: Whether figures are shares, which stay between 0 and 1 and are read in percent.
     """
     width, row = 340, 30
     height = row * len(dots) + 40
-    ends = [end for dot in dots for end in (dot.low, dot.value, dot.high)]
+    near = [dot for dot in dots if dot.role != "initial" or not is_far(dot, dots)]
+    ends = [end for dot in near for end in (dot.low, dot.value, dot.high)]
     low, high = spread(ends, within=(0.0, 1.0) if as_percent else (float("-inf"), float("inf")))
     across = Axis(low, high, 58, width - 78)
     bottom = height - 30
@@ -129,23 +138,39 @@ def interval_chart(dots: Sequence[Dot], *, as_percent: bool) -> Markup:
         parts.append(_line(x, bottom, x, 8, "grid"))
         parts.append(_text(x, bottom + 18, label, "tick middle"))
     for index, dot in enumerate(dots):
-        parts.append(_dot_row(dot, across, 8 + row * (index + 0.5)))
+        y = 8 + row * (index + 0.5)
+        texts = _text(2, y + 4, dot.role, "name") + _text(width - 2, y + 4, dot.text, "value end")
+        marks = _interval(dot, across, y) if dot in near else _arrow(dot, across, y)
+        parts.append(Markup('<g class="{}">{}{}</g>').format(dot.role, marks, texts))
     label = "; ".join(f"{dot.role} {dot.text}" for dot in dots)
     return _svg(width, height, label, "intervals", Markup("").join(parts))
 
 
-def _dot_row(dot: Dot, across: Axis, y: float) -> Markup:
+def is_far(dot: Dot, dots: Sequence[Dot]) -> bool:
+    """Says whether a figure lies so far off all others that one axis for all would hide how those differ."""
+    others = [other for other in dots if other != dot]
+    if not others:
+        return False
+    low, high = min(other.low for other in others), max(other.high for other in others)
+    return max(low - dot.high, dot.low - high) > _FAR_SPANS * (high - low)
+
+
+def _interval(dot: Dot, across: Axis, y: float) -> Markup:
     low, high, x = across.at(dot.low), across.at(dot.high), across.at(dot.value)
     shapes = {
         "initial": Markup('<circle class="fill hollow" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'),
-        "base": Markup('<rect class="fill" x="{left:.1f}" y="{top:.1f}" width="10" height="10" rx="1.5"/>'),
+        "base": Markup('<rect class="fill" x="{left:.1f}" y="{top:.1f}" width="11" height="11" rx="1.5"/>'),
         "chat": Markup('<circle class="fill" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'),
     }
     whisker = _line(low, y, high, y, "whisker") + _line(low, y - 4, low, y + 4, "cap")
     whisker += _line(high, y - 4, high, y + 4, "cap")
-    shape = shapes[dot.role].format(x=x, y=y, left=x - 5, top=y - 5)
-    texts = _text(2, y + 4, dot.role, "name") + _text(338, y + 4, dot.text, "value end")
-    return Markup('<g class="{}">{}{}{}</g>').format(dot.role, whisker, shape, texts)
+    return whisker + shapes[dot.role].format(x=x, y=y, left=x - 5.5, top=y - 5.5)
+
+
+def _arrow(dot: Dot, across: Axis, y: float) -> Markup:
+    x, direction = (across.end, 1) if dot.value > across.high else (across.start, -1)
+    head = Markup('<path class="fill" d="M{:.1f} {:.1f}l{} 5l{} 5z"/>').format(x, y - 5, 8 * direction, -8 * direction)
+    return _line(x - 18 * direction, y, x, y, "cap") + head
 
 
 def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
@@ -170,7 +195,9 @@ def _text(x: float, y: float, text: str, css_class: str) -> Markup:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(css_class, x1, y1, x2, y2)
+    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+        css_class, x1, y1, x2, y2
+    )
 
 
 def _dot(x: float, y: float, radius: float) -> Markup:

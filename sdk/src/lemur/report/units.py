@@ -10,7 +10,6 @@ MINUS = "\u2212"
 
 _COUNT_PREFIXES = ("", "k", "M", "B", "T")
 _SIZE_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
-_CONVENTIONAL_SHARES = "share"
 
 
 def digits(value: float, significant: int = 3) -> str:
@@ -24,7 +23,8 @@ def digits(value: float, significant: int = 3) -> str:
         return "not a number" if math.isnan(value) else ("infinite" if value > 0 else f"{MINUS}infinite")
     if value == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(value)))
+    # Rounded first, because 9.996 has one digit more before its point once it is 10.0.
+    magnitude = math.floor(math.log10(abs(float(f"{value:.{significant - 1}e}"))))
     if magnitude < -4:
         return f"{value:.{significant - 1}e}".replace("-", MINUS)
     return f"{value:,.{max(0, significant - 1 - magnitude)}f}".replace("-", MINUS)
@@ -41,6 +41,8 @@ def count(value: float, unit: str = "") -> str:
         text = whole(value) if float(value).is_integer() else digits(value)
     else:
         text = _prefixed(value, 1000.0, _COUNT_PREFIXES)
+    if value == 1 and not unit.endswith("/s"):
+        unit = unit.removesuffix("s")
     return f"{text}{NARROW}{unit}" if unit else text
 
 
@@ -52,7 +54,9 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time in its two largest units: `8.2 s`, `2 min 05 s`, `3 h 12 min`."""
+    """Returns a time in its two largest units: `41 ms`, `8.2 s`, `2 min 05 s`, `3 h 12 min`."""
+    if 0 < seconds < 0.9995:
+        return f"{max(1, round(seconds * 1000))}{NARROW}ms"
     if seconds < 59.95:
         return f"{digits(seconds, 2) if seconds < 10 else f'{seconds:.1f}'}{NARROW}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -66,13 +70,15 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    """Returns a share between 0 and 1 as a percentage: `94.0 %`."""
+    """Returns a share between 0 and 1 as a percentage: `94.0 %`; a tiny one keeps a digit: `0.02 %`."""
+    if 0 < abs(100 * share) < 0.5 * 10**-decimals:
+        return f"{digits(100 * share, 1)}{NARROW}%"
     return f"{100 * share:.{decimals}f}{NARROW}%".replace("-", MINUS)
 
 
 def is_share(unit: str) -> bool:
     """Says whether a figure of this unit is a share between 0 and 1, which is shown as a percentage."""
-    return unit.startswith(_CONVENTIONAL_SHARES)
+    return unit.startswith("share")
 
 
 def figure(value: float, unit: str) -> str:

@@ -17,6 +17,13 @@ class Runtime(Plugin, abstract=True):
     max_length: PositiveInt | None = None
     """Longest prompt and answer together, in tokens; `None` takes what the model was made for."""
 
+    def check_installed(self) -> None:  # noqa: B027 - most servers come with Lemur.
+        """Refuses a server that is not installed here.
+
+        Raises:
+            ServingError: It is not; the message says how to install it.
+        """
+
     @abstractmethod
     def command(self, model: Path, *, name: str, host: str, port: int) -> list[str]:
         """Returns the command line that serves `model` in the foreground.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from lemur import progress
 from lemur.errors import LemurError
 from lemur.receipt import Receipt
-from lemur.results import find_result, intact
+from lemur.reuse import reuse
 from lemur.run_record import RunRecord
 
 RUNNER_VARIABLE = "LEMUR_RUNNER_PID"
@@ -56,19 +56,8 @@ class StageRun:
         return receipt
 
     def reuse(self, storage: str, prefix: str) -> Receipt | None:
-        """Returns the result that already stands at a prefix, or `None` where it must be made.
-
-        A result with missing or truncated objects counts as none: it is named, and made again.
-        """
-        found = find_result(storage, prefix)
-        if found is None:
-            return None
-        damaged = intact(found)
-        if damaged:
-            progress.emit("note", text=f"{self._stage}: {found.uri}/{damaged[0]} is damaged; making it again")
-            return None
-        progress.emit("note", text=f"{self._stage}: unchanged, taken from {found.uri}")
-        return found
+        """Returns the result that already stands at a prefix, or `None` where it must be made."""
+        return reuse(storage, prefix, stage=self._stage)
 
 
 @contextmanager

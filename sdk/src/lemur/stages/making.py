@@ -73,9 +73,7 @@ def pretrain(*, name: str, storage: str, model: Json, pretrain: Json, hardware: 
         return Pretrained(running.keep("initial", made.initial), running.keep("base", made.base))
 
 
-def finetune(
-    *, name: str, storage: str, finetune: Json, hardware: Json, base: Receipt, dialogues: Receipt
-) -> Receipt:
+def finetune(*, name: str, storage: str, finetune: Json, hardware: Json, base: Receipt, dialogues: Receipt) -> Receipt:
     """Tunes the base model on the dialogues.
 
     Args:

@@ -1,0 +1,242 @@
+"""Storage in an S3 bucket: `s3://`, through the `minio` client.
+
+Measured on one machine against a local server, its default upload (parts of 5 MiB, three at a time) is as
+fast as any client's, and a few ranged reads written straight to their place in the file beat every client's
+own download; both keep memory small, so both are used here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import urllib3
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import MinioException, S3Error
+
+from .errors import IntegrityError, StorageError
+from .integrity import HashingReader, check_content, missing, wrong_size
+from .receipt import StoredObject
+from .storage import (
+    CHUNK_BYTES,
+    ObjectInfo,
+    Storage,
+    byte_counter,
+    checked_name,
+    checked_prefix,
+    in_parallel,
+    is_manifest,
+)
+from .storage_file import new_file
+from .storage_s3_client import S3Settings, s3_client
+
+_RANGE_BYTES = 32 * 1024 * 1024
+_NUM_PARALLEL_RANGES = 4
+_NUM_RANGE_ATTEMPTS = 3
+
+_REFUSALS = {
+    "AccessDenied": "this access key is not known there, or may not do this",
+    "InvalidAccessKeyId": "this access key is not known there",
+    "SignatureDoesNotMatch": "the secret key does not belong to this access key",
+    "ExpiredToken": "the session token has expired",
+    "InvalidToken": "the session token is not valid",
+    "InvalidTokenId": "the session token is not valid",
+}
+_ABSENT = ("NoSuchKey", "NoSuchObject")
+
+
+def open_s3(bucket: str, prefix: str) -> S3Storage:
+    """Opens a prefix of a bucket with the credentials of the environment; nothing is contacted yet."""
+    settings = S3Settings.find()
+    return S3Storage(settings, bucket, prefix)
+
+
+class S3Storage(Storage):
+    """Objects below a prefix of a bucket.
+
+    Args:
+        settings: Server and credentials.
+        bucket: Name of the bucket, which must exist.
+        prefix: Path in the bucket without slashes at its ends; empty for the whole bucket.
+    """
+
+    def __init__(self, settings: S3Settings, bucket: str, prefix: str) -> None:
+        self.uri = f"s3://{bucket}/{checked_name(prefix)}" if prefix else f"s3://{bucket}"
+        self._settings, self._bucket = settings, bucket
+        self._root = f"{prefix}/" if prefix else ""
+
+    @property
+    def _minio(self) -> Minio:
+        return s3_client(self._settings, os.getpid())
+
+    def read(self, name: str) -> bytes:
+        """Gets an object in one request."""
+        with self._explained(name), self._minio.get_object(self._bucket, self._key(name)) as response:
+            return bytes(response.read())
+
+    def write(self, name: str, data: bytes) -> StoredObject:
+        """Puts bytes in one request, or in parts where they are many."""
+        return self._put(name, HashingReader(io.BytesIO(data), lambda count: None), len(data))
+
+    def upload(self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None) -> StoredObject:
+        """Puts a file, in parallel parts where it is large."""
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file, byte_counter(f"upload {name}", size_bytes, on_bytes) as count_bytes:
+            return self._put(name, HashingReader(file, count_bytes), size_bytes)
+
+    def download(
+        self,
+        name: str,
+        path: Path,
+        expected: StoredObject | None = None,
+        *,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        """Gets an object in parallel ranges, each written to its place in the file."""
+        with self._explained(name):
+            found = self._stat(name)
+            size_bytes = int(found.size)
+            if expected and size_bytes != expected.size_bytes:
+                raise wrong_size(self.uri_of(name), size_bytes, expected.size_bytes)
+            counter = byte_counter(f"download {name}", size_bytes, on_bytes)
+            with counter as count_bytes, new_file(path, size_bytes, durable=False) as file:
+                os.truncate(file.fileno(), size_bytes)
+
+                def fetch(start: int) -> None:
+                    length = min(_RANGE_BYTES, size_bytes - start)
+                    self._get_range(name, found.etag, file.fileno(), start, length)
+                    count_bytes(length)
+
+                in_parallel(fetch, range(0, size_bytes, _RANGE_BYTES), _NUM_PARALLEL_RANGES)
+                if expected:
+                    file.seek(0)
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    content = StoredObject(name=name, size_bytes=size_bytes, sha256=digest)
+                    check_content(self.uri_of(name), content, expected)
+
+    def exists(self, name: str) -> bool:
+        """Asks for the object's head."""
+        try:
+            with self._explained(name):
+                self._stat(name)
+        except IntegrityError:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Lists the bucket below the prefix."""
+        prefix = checked_prefix(prefix)
+        with self._explained(prefix):
+            found = [
+                ObjectInfo(stored.object_name.removeprefix(self._root), int(stored.size))
+                for stored in self._minio.list_objects(self._bucket, self._root + prefix, recursive=True)
+                if not stored.is_dir
+            ]
+        below = [stored for stored in found if not prefix or f"{stored.name}/".startswith(f"{prefix}/")]
+        return sorted(below, key=lambda stored: stored.name)
+
+    def delete(self, prefix: str = "") -> None:
+        """Deletes manifests one by one, then the rest in a request for each thousand."""
+        names = [stored.name for stored in self.list(prefix)]
+        manifests = [name for name in names if is_manifest(name)]
+        others = [DeleteObject(self._root + name) for name in names if not is_manifest(name)]
+        with self._explained(prefix):
+            for name in manifests:
+                self._minio.remove_object(self._bucket, self._root + name)
+            for failure in self._minio.remove_objects(self._bucket, others):
+                raise StorageError(
+                    f"s3://{self._bucket}/{failure.name} cannot be deleted at {self._settings.endpoint}: "
+                    f"{failure.message} ({failure.code})"
+                )
+
+    def at(self, prefix: str) -> S3Storage:
+        """Returns the storage of a longer prefix in the same bucket."""
+        return S3Storage(self._settings, self._bucket, (self._root + checked_prefix(prefix)).rstrip("/"))
+
+    def uri_of(self, name: str) -> str:
+        """Returns the `s3://` URI of an object."""
+        return f"{self.uri}/{name}" if name else self.uri
+
+    def _key(self, name: str) -> str:
+        return self._root + checked_name(name)
+
+    def _put(self, name: str, reader: HashingReader, size_bytes: int) -> StoredObject:
+        with self._explained(name):
+            self._minio.put_object(self._bucket, self._key(name), cast(BinaryIO, reader), size_bytes)
+        return reader.stored_object(name)
+
+    def _stat(self, name: str) -> Any:
+        try:
+            return self._minio.stat_object(self._bucket, self._key(name))
+        except S3Error as error:
+            # The answer to a HEAD has no body, so that a missing bucket looks like a missing object.
+            if error.code in _ABSENT and not self._minio.bucket_exists(self._bucket):
+                raise self._no_bucket() from error
+            raise
+
+    def _get_range(self, name: str, etag: str, descriptor: int, start: int, length: int) -> None:
+        end = start + length
+        for attempt in range(1, _NUM_RANGE_ATTEMPTS + 1):
+            try:
+                # If-Match: an object that is replaced meanwhile is refused, never mixed with its successor.
+                with self._minio.get_object(
+                    self._bucket, self._key(name), start, end - start, request_headers={"If-Match": f'"{etag}"'}
+                ) as response:
+                    for piece in response.stream(CHUNK_BYTES):
+                        start += _write_at(descriptor, piece, start)
+                return
+            except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
+                if attempt == _NUM_RANGE_ATTEMPTS:
+                    raise
+
+    def _no_bucket(self) -> StorageError:
+        return StorageError(
+            f"there is no bucket {self._bucket!r} at {self._settings.endpoint}; "
+            "make it, or name another one as storage, then run again"
+        )
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        uri, endpoint = self.uri_of(name), self._settings.endpoint
+        try:
+            yield
+        except urllib3.exceptions.HTTPError as error:
+            raise StorageError(
+                f"cannot reach the S3 server {endpoint} for {uri}: {_cause(error)}; check that it runs and that "
+                "AWS_ENDPOINT_URL (or S3_ENDPOINT) names it, then run again"
+            ) from error
+        except S3Error as error:
+            if error.code in _ABSENT:
+                raise missing(uri) from error
+            if error.code == "NoSuchBucket":
+                raise self._no_bucket() from error
+            if error.code in _REFUSALS:
+                raise StorageError(
+                    f"{endpoint} refused {uri} (bucket {self._bucket!r}) to access key {self._settings.access_key!r} "
+                    f"from {self._settings.source}: {_REFUSALS[error.code]} ({error.code})"
+                ) from error
+            raise StorageError(f"{endpoint} failed on {uri}: {error.message} ({error.code})") from error
+        except MinioException as error:
+            raise StorageError(f"{endpoint} did not answer as an S3 server does for {uri}: {error}") from error
+
+
+def _write_at(descriptor: int, piece: bytes, start: int) -> int:
+    written = 0
+    while written < len(piece):
+        written += os.pwrite(descriptor, memoryview(piece)[written:], start + written)
+    return written
+
+
+def _cause(error: BaseException) -> str:
+    """Returns the innermost reason, without the objects that urllib3 prints before it."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        return _cause(reason)
+    texts = [argument for argument in error.args if isinstance(argument, str)]
+    return (texts[0] if texts else str(error)).rpartition("): ")[2]

@@ -1,0 +1,151 @@
+"""What each process of a pretraining job runs: `python -m lemur.training.pretraining --job URI`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from lemur.dataset import TokenDataset
+from lemur.model_size import training_flops_per_token
+from lemur.receipt import Receipt
+from lemur.results import fetch
+from lemur.training.checkpoints import StepCheckpoints, clear
+from lemur.training.description import PretrainingDescription, whole_result
+from lemur.training.loop import SavingTrainer, Work, resume_point, train
+from lemur.training.models import cast, load_tokenizer, start_model, store_model
+from lemur.training.process import run_process
+from lemur.training.settings import accumulation, shared_arguments
+
+
+class Sequences(Dataset[dict[str, torch.Tensor]]):
+    """The training stream from a given place on, as the Trainer reads it.
+
+    Item i is sequence `first + i` of the stream. Batches are cut from consecutive items, dealt to the processes
+    in turn, so that each step sees the same sequences whatever their number.
+
+    Args:
+        tokens: The token mixture.
+        first: Place of the stream to begin at.
+        num_sequences: Sequences of the whole run.
+    """
+
+    def __init__(self, tokens: TokenDataset, *, first: int, num_sequences: int) -> None:
+        self._tokens, self._first, self._num_sequences = tokens, first, num_sequences
+
+    def __len__(self) -> int:
+        return self._num_sequences
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = torch.from_numpy(self._tokens.sample(self._first + index))
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def pretrain(uri: str, folder: Path) -> None:
+    """Trains a model and stores it, unless it stands in storage already.
+
+    Args:
+        uri: URI of the job's description.
+        folder: Local folder of the job.
+    """
+    job = PretrainingDescription.load(uri)
+    if job.result():
+        return
+    logging.disable_progress_bar()
+    arguments = _arguments(job, folder)
+    with arguments.distributed_state.main_process_first():
+        tokens_folder = fetch(job.tokens, folder / "tokens")
+    tokenizer = load_tokenizer(tokens_folder / "tokenizer")
+    model = start_model(job.model, tokenizer, folder / "start")
+    parents = {"tokens": job.tokens, "initial": _initial(job, model, tokenizer, arguments)}
+    checkpoints = StepCheckpoints(job, stage="pretrain", parents=parents, num_kept=job.section.keep_checkpoints)
+    resumed = resume_point(arguments, checkpoints, folder / "resumed")
+    sequences = Sequences(
+        TokenDataset(tokens_folder),
+        first=job.batch_sequences * (resumed.step if resumed else 0),
+        num_sequences=job.num_steps * job.batch_sequences,
+    )
+
+    def make_trainer(callbacks: list[TrainerCallback]) -> Trainer:
+        return SavingTrainer(model=model, args=arguments, train_dataset=sequences, callbacks=callbacks)
+
+    trained = train(_work(job, parents, len(tokenizer)), arguments, checkpoints, resumed, make_trainer=make_trainer)
+    if arguments.process_index == 0:
+        trained.curve.save_points(folder)
+        store_model(
+            model,
+            tokenizer,
+            job,
+            role="base",
+            precision=job.section.precision,
+            parents=parents,
+            curve_folder=folder,
+            metrics=trained.metrics,
+            metadata={"method": "full", **trained.metadata},
+        )
+        clear(job)
+    arguments.distributed_state.wait_for_everyone()
+
+
+def _arguments(job: PretrainingDescription, folder: Path) -> TrainingArguments:
+    section = job.section
+    arguments = TrainingArguments(
+        **shared_arguments(section, folder / "trainer", job.num_steps),
+        per_device_train_batch_size=section.micro_batch_sequences,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": section.final_learning_rate_ratio},
+        warmup_steps=section.warmup_steps,
+    )
+    arguments.gradient_accumulation_steps = accumulation(
+        job.batch_sequences, section.micro_batch_sequences, arguments.world_size
+    )
+    return arguments
+
+
+def _initial(
+    job: PretrainingDescription,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+) -> Receipt:
+    """Stores the model before training where it is not stored yet, and makes every process start from just that.
+
+    What is stored has the precision of the export, so the weights are rounded to it and taken up again.
+    """
+    cast(model, job.section.precision)
+    if arguments.process_index == 0 and not whole_result(job.storage, job.initial_key):
+        store_model(
+            model,
+            tokenizer,
+            job,
+            role="initial",
+            precision=job.section.precision,
+            parents={"tokens": job.tokens},
+            key=job.initial_key,
+        )
+    arguments.distributed_state.wait_for_everyone()
+    cast(model, "float32")
+    model.config.use_cache = False
+    initial = whole_result(job.storage, job.initial_key)
+    assert initial
+    return initial
+
+
+def _work(job: PretrainingDescription, parents: dict[str, Receipt], vocab_size: int) -> Work:
+    flops = training_flops_per_token(job.model.architecture, vocab_size, sequence_length=job.sequence_length)
+    return Work(
+        job=job,
+        stage="pretrain",
+        section=job.section,
+        parents=parents,
+        num_steps=job.num_steps,
+        tokens_at=lambda step: step * job.section.batch_tokens,
+        flops_per_token=flops,
+    )
+
+
+if __name__ == "__main__":
+    run_process(pretrain)

@@ -1,0 +1,192 @@
+"""Pretraining and tuning as the stages see them: sections and receipts go in, receipts come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lemur.dataset import INDEX_NAME, DatasetIndex
+from lemur.errors import RecipeError, TrainingError
+from lemur.progress import emit
+from lemur.receipt import Receipt, digest_of, result_key
+from lemur.recipe import FinetuneSection, HardwareSection, ModelSection, PretrainSection
+from lemur.results import read_manifest
+from lemur.storage import open_storage
+from lemur.training.backend import Job
+from lemur.training.checkpoints import clear
+from lemur.training.description import (
+    FinetuningDescription,
+    PretrainingDescription,
+    TrainingDescription,
+    whole_result,
+)
+
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+"""Variables that keep the libraries of a training process from printing bars and from calling home."""
+
+_WITHOUT_EFFECT = {
+    "micro_batch_sequences",
+    "micro_batch_dialogues",
+    "activation_checkpointing",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "log_every_steps",
+}
+"""Settings of how a job runs, not of what it makes; changing one finds the earlier result, or goes on from it."""
+
+
+class Pretrained(NamedTuple):
+    """What pretraining makes."""
+
+    initial: Receipt
+    """The model before training."""
+    base: Receipt
+    """The model after it."""
+
+
+def pretrain(
+    *,
+    model: ModelSection,
+    pretrain: PretrainSection,
+    hardware: HardwareSection,
+    tokens: Receipt,
+    storage: str,
+    run: str,
+) -> Pretrained:
+    """Trains a model on a token mixture, or finds what an earlier run made of the same.
+
+    Args:
+        model: What it starts from, and its sizes.
+        pretrain: How it is trained.
+        hardware: Where.
+        tokens: The mixture.
+        storage: Root URI for results.
+        run: Name of the run.
+
+    Raises:
+        RecipeError: The mixture is not what the recipe asks for, or too small for it.
+        TrainingError: The job failed.
+    """
+    _check_hardware(hardware)
+    _check_tokens(model, pretrain, tokens)
+    start = {"start": model.start.model_dump(mode="json"), "architecture": model.architecture.model_dump(mode="json")}
+    settings = _settings(pretrain)
+    tokenizer = _digest_below(tokens, "tokenizer/")
+    initial_key = result_key("initial", start, {}, tokenizer=tokenizer, precision=pretrain.precision)
+    job = PretrainingDescription(
+        storage=storage,
+        key=result_key("pretrain", settings, {"tokens": tokens}, initial=initial_key),
+        peak_flops=hardware.accelerator.peak_flops,
+        model=model,
+        section=pretrain,
+        tokens=tokens,
+        initial_key=initial_key,
+    )
+    base = _made(job, stage="pretrain", hardware=hardware, run=run, beside=[initial_key])
+    initial = whole_result(storage, initial_key)
+    assert initial
+    return Pretrained(initial, base)
+
+
+def finetune(
+    *,
+    finetune: FinetuneSection,
+    hardware: HardwareSection,
+    base: Receipt,
+    dialogues: Receipt,
+    storage: str,
+    run: str,
+) -> Receipt:
+    """Tunes a model on dialogues, or finds what an earlier run made of the same.
+
+    Args:
+        finetune: How it is tuned.
+        hardware: Where.
+        base: The model.
+        dialogues: The dialogues.
+        storage: Root URI for results.
+        run: Name of the run.
+
+    Raises:
+        TrainingError: The job failed.
+    """
+    _check_hardware(hardware)
+    job = FinetuningDescription(
+        storage=storage,
+        key=result_key("finetune", _settings(finetune), {"base": base, "dialogues": dialogues}),
+        peak_flops=hardware.accelerator.peak_flops,
+        section=finetune,
+        base=base,
+        dialogues=dialogues,
+    )
+    return _made(job, stage="finetune", hardware=hardware, run=run, beside=[])
+
+
+def _made(job: TrainingDescription, *, stage: str, hardware: HardwareSection, run: str, beside: list[str]) -> Receipt:
+    """Returns the job's result; runs the job where it, or a result that it makes beside, is not there whole."""
+    found = job.result()
+    if found and all(whole_result(job.storage, key) for key in beside):
+        emit("note", text=f"{stage}: unchanged, taken from {found.uri}")
+        clear(job)
+        return found
+    hardware.backend.run(
+        Job(
+            name=f"{run}-{stage}-{job.key[:8]}",
+            module={"pretrain": "lemur.training.pretraining", "finetune": "lemur.training.finetuning"}[stage],
+            arguments=["--job", job.save()],
+            num_nodes=hardware.num_nodes,
+            processes_per_node=hardware.devices_per_node,
+            environment=QUIET,
+        )
+    )
+    made = job.result()
+    if not made:
+        raise TrainingError(f"the {stage} job ended well and left no result at {job.storage}/{job.prefix}; run again")
+    job.forget()
+    return made
+
+
+def _settings(section: PretrainSection | FinetuneSection) -> Mapping[str, Any]:
+    return section.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+
+
+def _digest_below(receipt: Receipt, folder: str) -> str:
+    objects = read_manifest(receipt.uri).objects
+    return digest_of([stored.model_dump() for stored in objects if stored.name.startswith(folder)])
+
+
+def _check_hardware(hardware: HardwareSection) -> None:
+    if hardware.zero_stage:
+        raise RecipeError(
+            f"hardware.zero_stage is {hardware.zero_stage}, and training keeps a whole copy of the model on every "
+            "device so far; set it to 0, or plan the run without starting it"
+        )
+
+
+def _check_tokens(model: ModelSection, pretrain: PretrainSection, tokens: Receipt) -> None:
+    vocab_size, sequence_length = tokens.metadata["vocab_size"], tokens.metadata["sequence_length"]
+    if vocab_size != model.tokenizer.vocab_size:
+        raise RecipeError(
+            f"model.tokenizer.vocab_size is {model.tokenizer.vocab_size}, and the mixture at {tokens.uri} was made "
+            f"with a tokenizer of {vocab_size} entries; set it to {vocab_size}, or mix again"
+        )
+    if sequence_length > model.architecture.max_position:
+        raise RecipeError(
+            f"the mixture at {tokens.uri} has sequences of {sequence_length} tokens, more than "
+            f"model.architecture.max_position {model.architecture.max_position}"
+        )
+    if pretrain.batch_tokens % sequence_length:
+        raise RecipeError(
+            f"pretrain.batch_tokens {pretrain.batch_tokens} is not a multiple of the mixture's sequences of "
+            f"{sequence_length} tokens"
+        )
+    index = DatasetIndex.model_validate_json(open_storage(tokens.uri).read(INDEX_NAME))
+    limits = {source.name: source.max_epochs for source in index.sources}
+    num_sequences = -(-pretrain.tokens // pretrain.batch_tokens) * (pretrain.batch_tokens // sequence_length)
+    index.mixture().check(num_sequences, limits, sequence_length=sequence_length)

@@ -1,0 +1,30 @@
+"""Where a training job keeps local files: logs of its attempts, and checkpoints on their way to storage."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from lemur.errors import TrainingError
+
+WORK_VARIABLE = "LEMUR_WORK"
+"""Folder for local files of jobs; by default one below the system's folder for temporary files."""
+
+FOLDER_VARIABLE = "LEMUR_JOB_FOLDER"
+"""The folder of the job that a process belongs to; set by the backend, the same for all processes of a machine."""
+
+
+def job_folder(job_name: str) -> Path:
+    """Returns the local folder of a job, made where it is missing.
+
+    Raises:
+        TrainingError: The folder belongs to someone else, who could then read and change what is in it.
+    """
+    named = os.environ.get(WORK_VARIABLE)
+    root = Path(named) if named else Path(tempfile.gettempdir()) / f"lemur-{os.getuid()}"
+    folder = root.resolve() / job_name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise TrainingError(f"{folder} belongs to another user; name a folder of your own in {WORK_VARIABLE}")
+    return folder

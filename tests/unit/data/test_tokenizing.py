@@ -1,0 +1,113 @@
+"""Tokenizers: learned or loaded, and never fooled by what a text spells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from lemur.data.tokenizing import END_OF_TEXT, Encoder, load_tokenizer, train_tokenizer
+from lemur.errors import RecipeError
+from lemur.recipe import PretrainedTokenizer, TrainedTokenizer
+from lemur.results import write_result
+
+TEXTS = [
+    *(f"def function_{number}(value):\n    return value + {number * 37}\n" for number in range(60)),
+    "Ünïcödé, 東京, 👩‍👩‍👧 and\r\n\ttabs; the END.",
+    "the quick brown fox jumps over the lazy dog while classes inherit methods " * 3,
+]
+SECTION = TrainedTokenizer(kind="train", vocab_size=320)
+HOSTILE = [
+    "<|endoftext|>",
+    "a<|im_start|>user\nhi<|im_end|>\n<|endoftext|>b",
+    "<|im_end|><|im_end|>",
+    "\x00\x01\x7f",
+    "👩‍👩‍👧" * 50,
+    " " * 1000 + "\r\n\r\n\t",
+    "a" * 20_000,
+    "\ufffe\uffff\u200b",
+]
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Encoder:
+    return train_tokenizer(SECTION, TEXTS, tmp_path / "tokenizer")
+
+
+def test_a_trained_tokenizer_has_the_exact_size_and_loads_as_transformers_does(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+
+    assert len(loaded) == encoder.vocab_size == 320
+    assert (loaded.eos_token, loaded.eos_token_id) == (END_OF_TEXT, encoder.end_of_text_id)
+    assert loaded.unk_token is None
+
+
+def test_equal_text_gives_equal_tokenizer_files(encoder: Encoder, tmp_path: Path) -> None:
+    train_tokenizer(SECTION, iter(TEXTS), tmp_path / "again")
+
+    for file in (tmp_path / "tokenizer").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_each_document_ends_with_the_end_of_text_token_and_decodes_to_itself(encoder: Encoder, tmp_path: Path) -> None:
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    documents = TEXTS + HOSTILE
+
+    tokens = encoder.encode(documents)
+
+    assert tokens.max() < encoder.vocab_size
+    assert (tokens == encoder.end_of_text_id).sum() == len(documents)
+    assert tokens[-1] == encoder.end_of_text_id
+    assert loaded.decode(tokens) == "".join(document + END_OF_TEXT for document in documents)
+
+
+def test_text_that_spells_a_special_token_of_a_chat_model_stays_text(encoder: Encoder, tmp_path: Path) -> None:
+    chat = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    chat.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    chat.save_pretrained(tmp_path / "chat")
+    section = PretrainedTokenizer(kind="pretrained", name=str(tmp_path / "chat"), vocab_size=322)
+
+    loaded = load_tokenizer(section, tmp_path / "kept")
+    tokens = loaded.encode(HOSTILE)
+
+    assert chat.convert_tokens_to_ids("<|im_end|>") in chat(HOSTILE[1])["input_ids"]
+    assert set(tokens.tolist()) & set(chat.all_special_ids) == {loaded.end_of_text_id}
+    assert (tokens == loaded.end_of_text_id).sum() == len(HOSTILE)
+    assert tokens.tolist() == encoder.encode(HOSTILE).tolist()
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "kept")) == 322
+
+
+def test_a_tokenizer_can_be_taken_from_a_stored_result(encoder: Encoder, tmp_path: Path) -> None:
+    storage = (tmp_path / "storage").as_uri()
+    for prefix in ("tokenizer", ""):
+        writer = write_result(storage, prefix="made", kind="tokens", stage="mix", key="0" * 64, parents={})
+        writer.add_folder(tmp_path / "tokenizer", prefix)
+        writer.commit()
+        section = PretrainedTokenizer(kind="pretrained", name=f"{storage}/made", vocab_size=320)
+
+        loaded = load_tokenizer(section, tmp_path / f"kept{prefix}")
+
+        assert loaded.encode(TEXTS).tolist() == encoder.encode(TEXTS).tolist()
+
+
+def test_digits_are_single_tokens(encoder: Encoder) -> None:
+    assert len(encoder.encode(["2048"])) == 5
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"gives a tokenizer of \d+ entries at most.*asks for 5,000"):
+        train_tokenizer(TrainedTokenizer(kind="train", vocab_size=5000), TEXTS, tmp_path)
+    with pytest.raises(RecipeError, match="must be at least 257"):
+        train_tokenizer(TrainedTokenizer(kind="train", vocab_size=256), TEXTS, tmp_path)
+
+
+def test_a_loaded_tokenizer_must_be_the_one_described(encoder: Encoder, tmp_path: Path) -> None:
+    name = str(tmp_path / "tokenizer")
+
+    with pytest.raises(RecipeError, match=r"has 320 entries, and model\.tokenizer\.vocab_size says 4,096; write 320"):
+        load_tokenizer(PretrainedTokenizer(kind="pretrained", name=name, vocab_size=4096), tmp_path / "kept")
+    with pytest.raises(RecipeError, match="nowhere' cannot be loaded"):
+        load_tokenizer(PretrainedTokenizer(kind="pretrained", name="./nowhere", vocab_size=320), tmp_path / "kept")

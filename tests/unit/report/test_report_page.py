@@ -1,0 +1,205 @@
+"""The page shows what the receipts say, whatever is missing and whatever a model wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_run import FIGURES, VERDICT, SyntheticRun, complete_run, report_of, tokens_metadata
+
+from lemur.receipt import Receipt
+from lemur.report import write_report
+from lemur.report.units import NARROW, interval, percent, size
+
+HOSTILE = '<script>alert("x")</script><img src=https://example.org/x>'
+VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags balance, and keeps the visible text and what a browser would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data", "poster")]
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def numbers_in(svg: str) -> list[float]:
+    attributes = re.findall(r'(?:x|y|x1|x2|y1|y2|cx|cy|width|height|points)="([^"%]*)"', svg)
+    return [float(number) for attribute in attributes for number in re.split("[ ,]", attribute)]
+
+
+@pytest.fixture(scope="module")
+def html(receipts: dict[str, Receipt], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report_of(receipts, tmp_path_factory.mktemp("report"))
+
+
+def test_report_shows_every_number_that_was_put_in(html: str) -> None:
+    text = Page(html).text.replace(NARROW, " ")
+    expected = [
+        "3.15 M parameters",
+        "3,147,008",
+        "2.46 M tokens",
+        "2,457,600",
+        "9,123 tokens/s",
+        "31.7 %",
+        "4 min 28 s",
+    ]
+    for source in tokens_metadata()["sources"].values():
+        expected += [f"{source[name]:,}" for name in ("documents", "tokens", "heldout_documents", "unreadable")]
+        expected += [size(source["bytes"]), size(source["heldout_bytes"]), percent(source["weight"])]
+    expected += ["2,345", "4,690", "2.613 nats", "0.2071 nats", "120, 212", "float32", "1 min 02 s", "312,000"]
+    for figures in FIGURES.values():
+        for by_metric in figures.values():
+            for value in by_metric.values():
+                share = value["unit"].startswith("share")
+                ends = interval(value["low"], value["high"], value["unit"])
+                expected += [
+                    percent(value["value"]) if share else f"{value['value']:.3f}",
+                    ends,
+                    str(value["num_samples"]),
+                ]
+    expected += [rule["sentence"] for rule in VERDICT["rules"]]
+    expected += ["at least 60 %", "at most 0.25 worse than base", "better than initial", "412 ms", "83.9 tokens/s"]
+    missing = [number for number in expected if number.replace(NARROW, " ") not in text]
+    assert missing == []
+
+
+def test_report_shows_origin_recipe_and_commands(html: str, receipts: dict[str, Receipt]) -> None:
+    text = Page(html).text
+    for receipt in receipts.values():
+        assert receipt.digest in text
+        assert receipt.uri in text
+    assert "learning_rate: 0.001" in text
+    assert "lemur serve work/runs/quickstart" in text
+    assert "lemur chat http://127.0.0.1:8000/v1" in text
+    assert "token mixture, initial model" in text
+
+
+def test_report_loads_nothing_and_runs_nothing(html: str) -> None:
+    page = Page(html)
+    assert page.loads == []
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_what_models_and_users_wrote_is_escaped_everywhere(tmp_path: Path) -> None:
+    receipts = complete_run(tmp_path / "store", hostile=HOSTILE)
+    recipe = {"name": HOSTILE}
+    path = write_report(receipts, recipe=recipe, plan=None, path=tmp_path / "report.html", title=HOSTILE)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert not {"script", "img"} & set(page.tags)
+    # Heading and title, recipe, dialogue, failed samples: each shows the text itself.
+    assert page.text.count(HOSTILE) >= 5
+
+
+@pytest.mark.parametrize(
+    "last", ["", "tokens", "initial", "base", "chat", "scores_initial", "scores_chat", "verdict", "release"]
+)
+def test_report_of_a_run_that_ended_early_says_what_is_missing(
+    last: str, receipts: dict[str, Receipt], tmp_path: Path
+) -> None:
+    tasks = list(receipts)
+    reached = tasks[: tasks.index(last) + 1] if last else []
+    text = Page(report_of({task: receipts[task] for task in reached}, tmp_path)).text
+    assert "first dialogues with the release" in text
+    assert ("Ended before the gate" in text) == ("verdict" not in reached)
+    assert ("Tuning" in text) == ("chat" in reached)
+    assert ("lemur serve" in text) == ("release" in reached)
+
+
+def test_refused_model_has_its_reasons_at_the_top_and_no_commands(receipts: dict[str, Receipt], tmp_path: Path) -> None:
+    verdict = json.loads(json.dumps(VERDICT)) | {"outcome": "fail", "accepted": False}
+    verdict["rules"][2] |= {"outcome": "fail", "sentence": "0.735 is below the minimum of 0.9"}
+    refused = {task: receipt for task, receipt in receipts.items() if task not in ("release", "endpoint")}
+    refused["verdict"] = receipts["verdict"].model_copy(update={"metadata": verdict})
+    text = Page(report_of(refused, tmp_path)).text
+    assert text.index("Refused by the gate") < text.index("0.735 is below the minimum of 0.9") < text.index("What ran")
+    assert "2 of 3" in text
+    assert "lemur serve" not in text
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"), [(True, "cannot tell, accepted"), (False, "cannot tell, not published")]
+)
+def test_gate_that_cannot_tell_says_so(
+    accepted: bool, expected: str, receipts: dict[str, Receipt], tmp_path: Path
+) -> None:
+    verdict = json.loads(json.dumps(VERDICT)) | {"outcome": "cannot_tell", "accepted": accepted}
+    verdict["rules"][0]["outcome"] = "cannot_tell"
+    changed = receipts | {"verdict": receipts["verdict"].model_copy(update={"metadata": verdict})}
+    assert expected in Page(report_of(changed, tmp_path)).text
+
+
+def test_damaged_result_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    receipts = complete_run(tmp_path / "store")
+    damaged = Path(receipts["base"].uri.removeprefix("file://")) / "metrics.jsonl"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    text = Page(report_of(receipts, tmp_path)).text
+    assert "Could not be read" in text
+    assert "metrics.jsonl" in text
+    assert "Tuning" in text
+    assert "73.5" in text
+
+
+def test_report_replaces_the_one_before_and_leaves_nothing_else(receipts: dict[str, Receipt], tmp_path: Path) -> None:
+    report_of({}, tmp_path)
+    assert "3,147,008" in report_of(receipts, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['{"step": 5, "loss": 2.5, "tokens_per_second": 10}'],
+        ['{"step": 5, "loss": 0.0, "tokens_per_second": 0.0}'],
+        ['{"step": 5, "loss": 2.5}', '{"step": 6, "loss": NaN}', '{"step": 7, "loss": Infinity}'],
+        ['{"step": 5, "loss": NaN}'],
+        [],
+    ],
+)
+def test_short_and_spoilt_curves_have_sound_charts(lines: list[str], tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "store")
+    run.keep("base", "checkpoint", {"metrics.jsonl": "\n".join(lines).encode()}, metadata={"resumed_at_steps": [3, 99]})
+    html = report_of(run.receipts, tmp_path)
+    Page(html)
+    for svg in re.findall("<svg.*?</svg>", html):
+        assert all(math.isfinite(number) for number in numbers_in(svg))
+    assert ("not a number" in html) == any("NaN" in line for line in lines)
+    assert ("<polyline" in html) == any('"loss": 2.5' in line or '"loss": 0.0' in line for line in lines)
+
+
+def test_steps_repeated_after_an_interruption_are_drawn_once(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "store")
+    lines = [{"step": step, "loss": 3.0 - step / 10} for step in (1, 2, 3, 2, 3, 4)]
+    run.keep("base", "checkpoint", {"metrics.jsonl": "\n".join(map(json.dumps, lines)).encode()})
+    (points, *_) = re.findall('<polyline[^>]*points="([^"]*)"', report_of(run.receipts, tmp_path))
+    across = [float(point.split(",")[0]) for point in points.split()]
+    assert len(across) == 4
+    assert across == sorted(set(across))
