@@ -14,7 +14,7 @@ from rich.console import Console
 from lemur.errors import PlanError
 from lemur.model_size import count_adapter_parameters, count_parameters, training_flops_per_token
 from lemur.plan import Plan, check_plan, make_plan, render_plan
-from lemur.plan_memory import BFLOAT16, CAST, FLOAT32, Layout, Load, layer_activation_bytes, plan_memory
+from lemur.plan.memory import BFLOAT16, CAST, FLOAT32, Layout, Load, layer_activation_bytes, plan_memory
 from lemur.recipe import Architecture, LoraTuning, Recipe
 from lemur.recipe_file import load_recipe
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lemur.errors import IntegrityError, StorageError
 from lemur.receipt import MANIFEST_NAME, StoredObject
-from lemur.storage import PARTIAL_PREFIX, ObjectInfo, Storage, in_parallel, open_storage
+from lemur.storage.base import PARTIAL_PREFIX, ObjectInfo, Storage, in_parallel, open_storage
 
 MEGABYTE = 1024 * 1024
 
@@ -198,7 +198,7 @@ def test_a_reader_sees_the_old_object_or_the_new_one_and_nothing_between(storage
 def test_an_object_that_is_replaced_during_its_download_is_never_mixed(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lemur.storage_s3._RANGE_BYTES", MEGABYTE)
+    monkeypatch.setattr("lemur.storage.s3._RANGE_BYTES", MEGABYTE)
     old, new = bytes(12 * MEGABYTE), b"\xff" * (12 * MEGABYTE)
     storage.write("data", old)
     replaced = threading.Event()
@@ -318,7 +318,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_writer_is_left_alone(
     program = """if True:
         import sys, time
         from pathlib import Path
-        from lemur.storage_file import new_file
+        from lemur.storage.file import new_file
         with new_file(Path(sys.argv[1]), 3) as file:
             file.write(b"abc")
             print("half-way", flush=True)

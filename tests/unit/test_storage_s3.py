@@ -17,7 +17,7 @@ import pytest
 from lemur.errors import StorageError
 from lemur.receipt import MANIFEST_NAME
 from lemur.storage import Storage, open_storage
-from lemur.storage_s3_client import S3Settings
+from lemur.storage.s3_client import S3Settings
 
 if TYPE_CHECKING:
     from conftest import S3Server

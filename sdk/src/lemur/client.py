@@ -99,8 +99,13 @@ class Client:
             record.begin(recipe=arguments, plan=plan.model_dump(mode="json"))
             try:
                 _execute(arguments, work=work, listener=listener)
-            finally:
-                report = self.report(recipe.storage, recipe.name, work=work)
+            except BaseException as error:
+                try:
+                    self.report(recipe.storage, recipe.name, work=work)
+                except Exception as unreported:
+                    error.add_note(f"the report could not be written either: {unreported}")
+                raise
+            report = self.report(recipe.storage, recipe.name, work=work)
         return RunResult(record_uri=record.uri, receipts=record.receipts(), report=report)
 
     def report(self, storage: str, name: str, *, work: Path | None = None) -> Path:

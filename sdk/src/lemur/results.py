@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import IntegrityError
-from .integrity import check_file, describe
-from .receipt import MANIFEST_NAME, Kind, Manifest, Receipt, StoredObject, canonical_json
-from .storage import (
+from lemur.errors import IntegrityError
+from lemur.receipt import MANIFEST_NAME, Kind, Manifest, Receipt, StoredObject, canonical_json
+from lemur.storage.base import (
     PARTIAL_PREFIX,
     Storage,
     byte_counter,
@@ -21,6 +20,7 @@ from .storage import (
     in_parallel,
     open_storage,
 )
+from lemur.storage.integrity import check_file, describe
 
 DAMAGED_NAME = "damaged.json"
 """Names of objects that a reader found altered; written beside the manifest, gone when the result is made anew."""

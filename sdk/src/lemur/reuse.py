@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 from lemur.errors import IntegrityError
-from lemur.integrity import check_file
 from lemur.progress import emit
 from lemur.receipt import MANIFEST_NAME, Receipt
 from lemur.results import DAMAGED_NAME, find_result, manifest_of
 from lemur.storage import open_storage
+from lemur.storage.integrity import check_file
 
 
 def reuse(storage_uri: str, prefix: str, *, stage: str) -> Receipt | None:

@@ -13,7 +13,7 @@ from report_run import FIGURES, VERDICT, SyntheticRun, complete_run, report_of, 
 
 from lemur.receipt import Receipt
 from lemur.report import write_report
-from lemur.report.units import NARROW, interval, percent, size
+from lemur.units import NARROW, interval, percent, size
 
 HOSTILE = '<script>alert("x")</script><img src=https://example.org/x>'
 VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}

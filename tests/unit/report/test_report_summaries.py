@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lemur.receipt import Receipt
 from lemur.report import markdown_summary, summary, summary_table
-from lemur.report.units import NARROW, count, digits, duration, percent, size
+from lemur.units import NARROW, count, digits, duration, percent, size
 
 
 def test_summary_has_every_score_and_names_what_is_missing(receipts: dict[str, Receipt]) -> None:

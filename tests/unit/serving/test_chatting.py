@@ -7,7 +7,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -16,7 +18,7 @@ from tiny_model import DIALOGUES
 
 from lemur.errors import ServingError
 from lemur.serving.chat import chat, first_model, stream_reply
-from lemur.serving.runtimes.transformers import TransformersRuntime
+from lemur.serving.runtime import Runtime
 from lemur.serving.smoke import try_release
 
 
@@ -162,12 +164,39 @@ def test_a_server_that_dies_in_the_middle_is_told() -> None:
     assert reply.text == "Hel"
 
 
+class RunningRuntime(Runtime):
+    """Stands for a server that runs already."""
+
+    kind: Literal["running"] = "running"
+    url: str
+
+    def command(self, model: Path, *, name: str, host: str, port: int) -> list[str]:
+        raise NotImplementedError
+
+    @contextmanager
+    def serving(self, model: Path, *, name: str, log: Path) -> Iterator[str]:
+        yield self.url
+
+
 def test_the_first_dialogues_with_a_release_end_by_themselves(
-    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runtime = TransformersRuntime(kind="transformers", max_length=60)
-    dialogues = try_release(runtime, model_folder, name="tiny", prompts=["hi", "count"], log=tmp_path / "server.log")
+    dialogues = try_release(
+        RunningRuntime(url=server), tmp_path, name="tiny", prompts=["hi", "count"], log=tmp_path / "server.log"
+    )
     assert [dialogue["reply"] for dialogue in dialogues] == [DIALOGUES["hi"], DIALOGUES["count"]]
     assert {dialogue["finish_reason"] for dialogue in dialogues} == {"stop"}
     assert all(dialogue["seconds"] > 0 and dialogue["tokens_per_second"] > 0 for dialogue in dialogues)
     assert "did not end" not in capsys.readouterr().err
+
+
+def test_a_first_dialogue_that_does_not_end_is_cut_off_and_told(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lemur.serving.smoke._MAX_PIECES", 2)
+    (dialogue,) = try_release(
+        RunningRuntime(url=server), tmp_path, name="tiny", prompts=["count"], log=tmp_path / "server.log"
+    )
+    assert DIALOGUES["count"].startswith(dialogue["reply"])
+    assert dialogue["finish_reason"] == "length"
+    assert "did not end by itself" in capsys.readouterr().err

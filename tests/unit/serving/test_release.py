@@ -198,6 +198,22 @@ def test_a_run_stands_for_its_release_and_without_one_for_its_model(
     assert find_release(record.uri.removeprefix("file://")) == Path(release.uri.removeprefix("file://"))
 
 
+def test_a_release_in_object_storage_is_brought_to_the_cache_whole(
+    s3: Any, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.use(monkeypatch)
+    monkeypatch.setenv("LEMUR_CACHE", str(tmp_path / "cache"))
+    run = FinishedRun(f"{s3.new_bucket()}/lemur", model_folder)
+    release = run.publish()
+    RunRecord(run.storage, "tiny").keep("release", release)
+    folder = find_release(f"{run.storage}/runs/tiny")
+    assert folder.parent == tmp_path / "cache"
+    assert (folder / "model.safetensors").read_bytes() == (model_folder / "model.safetensors").read_bytes()
+    (folder / "config.json").write_text("{}")
+    assert find_release(release.uri) == folder
+    assert (folder / "config.json").read_bytes() == (model_folder / "config.json").read_bytes()
+
+
 def test_a_plain_model_folder_is_taken_as_it_is(model_folder: Path) -> None:
     assert find_release(str(model_folder)) == model_folder
 

@@ -84,7 +84,7 @@ def _run(job: Job, backend: ForkedBackend, rank: int, port: int, environment: di
 
 
 def _plant_kills(backend: ForkedBackend) -> None:
-    from lemur.storage_file import FileStorage
+    from lemur.storage.file import FileStorage
     from lemur.training.callbacks import Watching
 
     on_log, write = Watching.on_log, FileStorage.write

@@ -58,11 +58,9 @@ def test_it_learns_and_stores_a_chat_model_that_ends_its_turns(finetuned: Receip
     assert tokenizer.eos_token == "<|im_end|>"
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "1 + 1?"}], add_generation_prompt=True, return_tensors="pt"
-    )
-    reply = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0]
-    assert reply[-1] == tokenizer.eos_token_id
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "7 + 8?"}], add_generation_prompt=True)
+    answered = torch.tensor([prompt["input_ids"] + tokenizer("15")["input_ids"]])
+    assert model(answered).logits[0, -1].argmax() == tokenizer.eos_token_id
 
 
 def test_a_second_run_trains_nothing(finetune: Callable[..., Receipt], finetuned: Receipt, shared_storage: str) -> None:

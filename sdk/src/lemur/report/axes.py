@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from lemur.report.units import MINUS, NARROW
+from lemur.units import MINUS, NARROW
 
 _LADDER = (Fraction(1), Fraction(2), Fraction(5))
 _FEWEST_STEPS = 3

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lemur import units
 from lemur.receipt import Receipt
-from lemur.report import units
 from lemur.report.contents import ROLES, TASKS, Contents, figures_of, seconds_of
 from lemur.report.scores import comparison, judged_metrics, metric_title
 

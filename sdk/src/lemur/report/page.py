@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lemur import __version__
+from lemur import __version__, units
 from lemur.receipt import Receipt
-from lemur.report import overview, scores, training, units
+from lemur.report import overview, scores, training
 from lemur.report.contents import TASKS, Contents, confidence_of, read_contents
 
 

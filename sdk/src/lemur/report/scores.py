@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from lemur import units
 from lemur.evaluation.benchmark import Figure, Sample
 from lemur.evaluation.gate import Judgement
-from lemur.report import units
 from lemur.report.charts import Dot, interval_chart, is_far
 from lemur.report.contents import ROLES, Contents, MetricKey, figures_of
 

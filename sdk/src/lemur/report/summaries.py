@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lemur import units
 from lemur.evaluation.benchmark import Figure
 from lemur.evaluation.gate import Verdict
 from lemur.receipt import Receipt
-from lemur.report import units
 from lemur.report.contents import ROLES, TASKS, confidence_of, figures_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from lemur import units
 from lemur.receipt import Receipt
-from lemur.report import units
 from lemur.report.charts import LineChart, Point, thinned
 from lemur.report.contents import Contents, Curve, LogPoint
 

@@ -124,8 +124,6 @@ def load_model(folder: Path, *, max_length: int | None = None, dtype: str | None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if not (folder / "config.json").is_file():
-        raise ServingError(f"{folder} is not a model folder: it has no config.json")
     try:
         vocabulary = Vocabulary.load(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

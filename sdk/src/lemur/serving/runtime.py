@@ -17,7 +17,7 @@ class Runtime(Plugin, abstract=True):
     max_length: PositiveInt | None = None
     """Longest prompt and answer together, in tokens; `None` takes what the model was made for."""
 
-    def check_installed(self) -> None:  # noqa: B027 - most servers come with Lemur.
+    def check_installed(self) -> None:
         """Refuses a server that is not installed here.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -61,28 +61,32 @@ def draw(logits: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence
     Returns:
         Token ids, shape (rows,), int64.
     """
+    chosen = logits.argmax(dim=-1)
+    drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    # Apart, because tokens are in another order where the likeliest are cut out.
+    for cut in (False, True):
+        rows = [row for row in drawn if (samplings[row].top_p < 1) == cut]
+        if rows:
+            chosen[rows] = _draw(logits[rows], [samplings[row] for row in rows], [uniforms[row] for row in rows], cut)
+    return chosen
+
+
+def _draw(logits: torch.Tensor, samplings: list[Sampling], uniforms: list[float], cut: bool) -> torch.Tensor:
     import torch
 
-    likeliest = logits.argmax(dim=-1)
-    drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if not drawn:
-        return likeliest
-    device = logits.device
-    temperatures = torch.tensor([samplings[row].temperature for row in drawn], device=device)
-    top_p = torch.tensor([samplings[row].top_p for row in drawn], device=device, dtype=torch.float64)
     # Float64, because a float32 sum over a large vocabulary loses its tail.
-    weights = (logits[drawn] / temperatures[:, None]).double().softmax(dim=-1)
+    numbers: dict[str, Any] = {"device": logits.device, "dtype": torch.float64}
+    temperatures = torch.tensor([sampling.temperature for sampling in samplings], **numbers)[:, None]
+    weights = (logits.double() / temperatures).softmax(dim=-1)
     token_ids = None
-    if bool((top_p < 1).any()):
+    if cut:
+        top_p = torch.tensor([sampling.top_p for sampling in samplings], **numbers)[:, None]
         weights, token_ids = weights.sort(dim=-1, descending=True)
-        weights = weights.where(weights.cumsum(dim=-1) - weights < top_p[:, None], 0.0)
+        weights = weights.where(weights.cumsum(dim=-1) - weights < top_p, 0.0)
     cumulative = weights.cumsum(dim=-1)
-    uniform = torch.tensor([uniforms[row] for row in drawn], device=device, dtype=torch.float64)
-    index = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
-    index = index.clamp(max=logits.shape[-1] - 1)
-    chosen = index if token_ids is None else token_ids.gather(-1, index)
-    likeliest[drawn] = chosen[:, 0]
-    return likeliest
+    sought = torch.tensor(uniforms, **numbers)[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, sought, right=True).clamp(max=logits.shape[-1] - 1)
+    return (index if token_ids is None else token_ids.gather(-1, index))[:, 0]
 
 
 def score(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> list[TokenScore]:

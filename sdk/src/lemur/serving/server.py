@@ -250,6 +250,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     started = time.monotonic()
     try:
+        # What can be refused is refused before torch is imported, which takes seconds.
+        if not (arguments.model / "config.json").is_file():
+            raise ServingError(f"{arguments.model} is not a model folder: it has no config.json")
         listener = _listen(arguments.host, arguments.port)
         from lemur.serving.model import load_model
 

@@ -48,29 +48,29 @@ def evaluate(
         if found is None:
             writer = write_result(storage, prefix=prefix, kind="scores", stage="evaluate", key=key, parents=parents)
             with tempfile.TemporaryDirectory(prefix="lemur-evaluate-") as scratch:
-                work = Path(scratch)
-                results = _ask(section, server, role=role, model=model, tokens=tokens, work=work)
+                results = _ask(section, server, role=role, model=model, tokens=tokens, work=Path(scratch))
                 writer.add_bytes(
                     "results.json", json.dumps([result.model_dump(mode="json") for result in results]).encode()
                 )
-                writer.add_folder(work / "logs", "logs")
-            figures = {result.benchmark: result.figures for result in results}
-            found = writer.commit(
-                metrics={
-                    f"{benchmark}/{metric}": figure.value
-                    for benchmark, by_metric in figures.items()
-                    for metric, figure in by_metric.items()
-                },
-                metadata={
-                    "role": role,
-                    "figures": {
-                        benchmark: {metric: figure.model_dump(mode="json") for metric, figure in by_metric.items()}
-                        for benchmark, by_metric in figures.items()
+                writer.add_folder(Path(scratch) / "logs", "logs")
+                found = writer.commit(
+                    metrics={
+                        f"{result.benchmark}/{metric}": figure.value
+                        for result in results
+                        for metric, figure in result.figures.items()
                     },
-                    "seconds": {result.benchmark: round(result.seconds, 1) for result in results},
-                    "confidence": section.confidence,
-                },
-            )
+                    metadata={
+                        "role": role,
+                        "figures": {
+                            result.benchmark: {
+                                metric: figure.model_dump(mode="json") for metric, figure in result.figures.items()
+                            }
+                            for result in results
+                        },
+                        "seconds": {result.benchmark: round(result.seconds, 1) for result in results},
+                        "confidence": section.confidence,
+                    },
+                )
         return running.keep(f"scores_{role}", found)
 
 

@@ -73,6 +73,8 @@ def _environment(job: Job, folder: Path) -> dict[str, str]:
     settings = {
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(num_threads),
+        # Threads that spin while they wait starve the one they wait for as soon as a machine is busy.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "LEMUR_JOB_ERROR": str(folder / _ERROR_FILE),
         "LEMUR_JOB_FAILURE": str(folder / _FAILURE_FILE),
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": _RANK_PREFIX.format(rank="${rank}"),

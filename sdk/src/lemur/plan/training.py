@@ -11,10 +11,10 @@ from lemur.model_size import (
     linear_shapes,
     training_flops_per_token,
 )
-from lemur.plan_data import DialoguesPlan
-from lemur.plan_memory import Load, MemoryPlan, plan_memory, what_would_fit
+from lemur.plan.data import DialoguesPlan
+from lemur.plan.memory import Load, MemoryPlan, plan_memory, what_would_fit
 from lemur.recipe import LoraTuning, Recipe
-from lemur.report.units import size
+from lemur.units import size
 
 
 class TrainingPlan(BaseModel):

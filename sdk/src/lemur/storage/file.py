@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from .errors import StorageError
-from .integrity import HashingReader, check_content, missing, wrong_size
-from .receipt import StoredObject
-from .storage import (
+from lemur.errors import StorageError
+from lemur.receipt import StoredObject
+from lemur.storage.base import (
     CHUNK_BYTES,
     PARTIAL_PREFIX,
     ObjectInfo,
@@ -27,6 +26,7 @@ from .storage import (
     checked_prefix,
     is_manifest,
 )
+from lemur.storage.integrity import HashingReader, check_content, missing, wrong_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from . import progress
-from .errors import StorageError
-from .receipt import MANIFEST_NAME, StoredObject
+from lemur import progress
+from lemur.errors import StorageError
+from lemur.receipt import MANIFEST_NAME, StoredObject
 
 PARTIAL_PREFIX = ".lemur-partial-"
 """How the name of a file begins while it is being written; no object may be called so."""
@@ -143,11 +143,11 @@ def open_storage(uri: str) -> Storage:
     """
     scheme, separator, rest = uri.partition("://")
     if separator and scheme == "s3":
-        from .storage_s3 import open_s3
+        from lemur.storage.s3 import open_s3
 
         bucket, _, prefix = rest.partition("/")
         return open_s3(bucket, "/".join(part for part in prefix.split("/") if part))
-    from .storage_file import FileStorage
+    from lemur.storage.file import FileStorage
 
     if not separator and uri:
         return FileStorage(Path(uri).expanduser().resolve())

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import IntegrityError
-from .receipt import StoredObject
+from lemur.errors import IntegrityError
+from lemur.receipt import StoredObject
 
 
 class HashingReader:

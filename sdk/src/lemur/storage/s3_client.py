@@ -13,7 +13,7 @@ import certifi
 import urllib3
 from minio import Minio
 
-from .errors import StorageError
+from lemur.errors import StorageError
 
 SECRET_FOLDER_VARIABLE = "LEMUR_S3_SECRET_DIR"
 """Names the folder of a mounted secret."""

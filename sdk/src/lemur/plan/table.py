@@ -9,11 +9,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from lemur.report.units import count, digits, duration, percent, size, whole
+from lemur.units import count, digits, duration, percent, size, whole
 
 if TYPE_CHECKING:
     from lemur.plan import Plan
-    from lemur.plan_training import TrainingPlan
+    from lemur.plan.training import TrainingPlan
 
 UNKNOWN = "unknown"
 

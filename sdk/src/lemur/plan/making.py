@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from lemur.errors import PlanError
 from lemur.model_size import ParameterCount, count_parameters
-from lemur.plan_data import DialoguesPlan, SourcePlan, bytes_per_token, plan_dialogues, plan_sources
-from lemur.plan_table import render_plan
-from lemur.plan_training import TrainingPlan, adapter_problems, memory_problems, plan_pretraining, plan_tuning
+from lemur.plan.data import DialoguesPlan, SourcePlan, bytes_per_token, plan_dialogues, plan_sources
+from lemur.plan.table import render_plan
+from lemur.plan.training import TrainingPlan, adapter_problems, memory_problems, plan_pretraining, plan_tuning
 from lemur.recipe import Recipe
 from lemur.recipe_file import recipe_hash
 

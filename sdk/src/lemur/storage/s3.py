@@ -20,10 +20,9 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
-from .errors import IntegrityError, StorageError
-from .integrity import HashingReader, check_content, missing, wrong_size
-from .receipt import StoredObject
-from .storage import (
+from lemur.errors import IntegrityError, StorageError
+from lemur.receipt import StoredObject
+from lemur.storage.base import (
     CHUNK_BYTES,
     ObjectInfo,
     Storage,
@@ -33,8 +32,9 @@ from .storage import (
     in_parallel,
     is_manifest,
 )
-from .storage_file import new_file
-from .storage_s3_client import S3Settings, s3_client
+from lemur.storage.file import new_file
+from lemur.storage.integrity import HashingReader, check_content, missing, wrong_size
+from lemur.storage.s3_client import S3Settings, s3_client
 
 _RANGE_BYTES = 32 * 1024 * 1024
 _NUM_PARALLEL_RANGES = 4

@@ -1,0 +1,5 @@
+"""Where bytes live: `file://` and `s3://` behind one small interface."""
+
+from lemur.storage.base import ObjectInfo, Storage, open_storage
+
+__all__ = ["ObjectInfo", "Storage", "open_storage"]
