@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 class RunDisplay:
@@ -53,27 +55,27 @@ class RunDisplay:
         """Shows one event."""
         kind = event["event"]
         if kind == "stage" and event["state"] == "started":
-            self._console.print(f"[bold]{event['name']}[/bold]")
+            self._console.print(Text(event["name"], style="bold"))
         elif kind == "note":
-            self._console.print(f"  [dim]{event['text']}[/dim]", highlight=False)
+            self._console.print(Text(f"  {event['text']}", style="dim"), soft_wrap=True)
         elif "task" in event and kind in {"start", "progress", "done", "failed"}:
             self._bar(kind, event)
 
     def _bar(self, kind: str, event: dict[str, Any]) -> None:
         name = event["task"]
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=event["total"], unit=event["unit"], details="")
+            self._tasks[name] = self._progress.add_task(
+                escape(name), total=event["total"], unit=event["unit"], details=""
+            )
+        details = "  ".join(f"{key} {_short(value)}" for key, value in event["details"].items())
         self._progress.update(
-            self._tasks[name],
-            completed=event["completed"],
-            total=event["total"],
-            details="  ".join(f"{key} {_short(value)}" for key, value in event["details"].items()),
+            self._tasks[name], completed=event["completed"], total=event["total"], details=escape(details)
         )
         if kind in {"done", "failed"}:
             self._progress.remove_task(self._tasks.pop(name))
-            mark = "[green]✓[/green]" if kind == "done" else "[red]✗[/red]"
+            mark = Text("  ✓", style="green") if kind == "done" else Text("  ✗", style="red")
             counted = f"{event['completed']:,} {event['unit']}, " if event["completed"] else ""
-            self._console.print(f"  {mark} {name}: {counted}{event['seconds']:.1f} s", highlight=False)
+            self._console.print(mark + Text(f" {name}: {counted}{event['seconds']:.1f} s"))
 
 
 def _short(value: Any) -> str:

@@ -118,11 +118,11 @@ def test_the_choice_of_documents_is_bounded_and_the_same_for_every_model(setting
 
 
 def test_a_document_that_the_server_refuses_is_noted_and_left_out(setting: Setting) -> None:
-    write_heldout(setting.heldout, "library", "code", ["good words here", "x" * 3000])
+    write_heldout(setting.heldout, "library", "code", ["good words here", "other good words", "x" * 3000])
     with serving(StubModel(bits=lambda position, token: 1.0, begins_with_bos=True, refuses="xxx")) as served:
         result = benchmark().evaluate(served, setting)
-    assert result.figures["bits_per_byte"].num_samples == 1
-    assert result.figures["bits_per_byte"].value == pytest.approx(3 / 15)
+    assert result.figures["bits_per_byte"].num_samples == 2
+    assert result.figures["bits_per_byte"].value == pytest.approx(6 / 31)
     (bad,) = [sample for sample in result.samples if sample.note]
     assert bad.weight == 0
     assert "not measured" in bad.note
@@ -130,17 +130,21 @@ def test_a_document_that_the_server_refuses_is_noted_and_left_out(setting: Setti
 
 def test_when_every_document_is_refused_the_error_says_why(setting: Setting) -> None:
     write_heldout(setting.heldout, "library", "code", ["xxx one", "xxx two"])
-    with serving(StubModel(refuses="xxx")) as served, pytest.raises(ServingError, match=r"none of 2 documents.*xxx"):
+    with serving(StubModel(refuses="xxx")) as served, pytest.raises(ServingError, match=r"0 of 2 documents.*xxx"):
         benchmark().evaluate(served, setting)
 
 
-def test_no_held_out_documents_is_a_mistake_in_the_recipe(setting: Setting) -> None:
-    with serving(StubModel()) as served, pytest.raises(RecipeError, match="no held-out documents"):
-        benchmark().evaluate(served, setting)
+def test_too_few_held_out_documents_are_a_mistake_in_the_recipe(setting: Setting) -> None:
+    with serving(StubModel()) as served:
+        with pytest.raises(RecipeError, match=r"there are 0 of any group; raise data\.heldout_fraction"):
+            benchmark().evaluate(served, setting)
+        write_heldout(setting.heldout, "library", "code", ["one two"])
+        with pytest.raises(RecipeError, match="there are 1 of code"):
+            benchmark().evaluate(served, setting)
 
 
 def test_a_server_without_log_probabilities_is_named_as_such(setting: Setting) -> None:
-    write_heldout(setting.heldout, "library", "code", ["one two"])
+    write_heldout(setting.heldout, "library", "code", ["one two", "three four"])
     with (
         serving(StubModel(knows_echo=False)) as served,
         pytest.raises(ServingError, match="no log-probabilities of the prompt"),
@@ -150,7 +154,7 @@ def test_a_server_without_log_probabilities_is_named_as_such(setting: Setting) -
 
 def test_a_server_that_is_gone_is_a_serving_error(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perplexity, "_NUM_RETRIES", 1)
-    write_heldout(setting.heldout, "library", "code", ["one two"])
+    write_heldout(setting.heldout, "library", "code", ["one two", "three four"])
     with serving(StubModel()) as served:
         pass
     with pytest.raises(ServingError, match="does not answer"):

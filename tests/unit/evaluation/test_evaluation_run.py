@@ -25,7 +25,8 @@ def section(*kinds: str) -> EvaluationSection:
 def heldout(tmp_path: Path) -> Path:
     folder = tmp_path / "heldout"
     folder.mkdir()
-    (folder / "library.jsonl").write_text(json.dumps({"text": "x = 1\n" * 20, "group": "code"}) + "\n")
+    documents = [{"text": f"x = {number}\n" * 20, "group": "code"} for number in range(2)]
+    (folder / "library.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
     return folder
 
 
@@ -46,7 +47,7 @@ def test_each_benchmark_gives_a_result_in_the_recipes_order_and_shows_progress(
     assert {event["task"]: event["completed"] for event in done if event["event"] == "done"} == {
         "evaluate stub": 2,
         "expressions": 20,
-        "bits_per_byte": 1,
+        "bits_per_byte": 2,
     }
 
 

@@ -35,6 +35,9 @@ def wilson(num_successes: float, num_trials: int, confidence: float) -> Interval
     (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). It keeps its coverage for few trials and for shares
     near 0 and 1, where p ± z sqrt(p(1-p)/n) does not.
 
+    Scores between 0 and 1 are taken as well: the variance of each is at most that of a success or failure with the same
+    mean, so the interval is never too narrow for them.
+
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927);
     recommended by Brown, Cai and DasGupta, Statistical Science 16 (2001).
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,6 +17,9 @@ from lemur.errors import RecipeError, ServingError
 from lemur.evaluation.benchmark import Benchmark, BenchmarkResult, Figure, Sample, ServedModel, Setting
 from lemur.evaluation.intervals import bootstrap_ratio
 from lemur.evaluation.perplexity import Cost, PromptScorer, RefusedError
+
+_FEWEST_DOCUMENTS = 2
+"""With one, drawing documents again shows no spread, which would look like certainty."""
 
 
 class BitsPerByteBenchmark(Benchmark):
@@ -45,8 +48,8 @@ class BitsPerByteBenchmark(Benchmark):
         """Measures the chosen documents of every group.
 
         Raises:
-            RecipeError: There are no held-out documents.
-            ServingError: The server is gone, gives no log-probabilities, or refuses every document.
+            RecipeError: A group has fewer than two held-out documents.
+            ServingError: The server is gone, gives no log-probabilities, or refuses all but one document of a group.
         """
         started = time.monotonic()
         documents = _choose(setting.heldout, self.max_documents, self.max_bytes)
@@ -55,14 +58,14 @@ class BitsPerByteBenchmark(Benchmark):
             progress.task(self.kind, total=len(documents), unit="documents") as bar,
             ThreadPoolExecutor(setting.concurrency) as pool,
         ):
-            samples = []
+            measuring = [pool.submit(_measure, scorer, document) for document in documents]
             try:
-                for sample in pool.map(lambda document: _measure(scorer, document), documents):
-                    samples.append(sample)
+                for measured in as_completed(measuring):
+                    measured.result()
                     bar.advance()
-            except BaseException:
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
+        samples = [measured.result() for measured in measuring]
         (setting.work / "samples.jsonl").write_text(
             "".join(sample.model_dump_json() + "\n" for sample in samples), encoding="utf-8"
         )
@@ -95,11 +98,12 @@ def _choose(heldout: Path, max_documents: int, max_bytes: int) -> list[_Document
                 head = text.encode()[:max_bytes].decode("utf-8", "ignore")
                 if head:
                     by_group.setdefault(group, {})[name] = _Document(name, group, head, record.get("origin", path.name))
-    if not by_group:
-        raise RecipeError(
-            f"bits_per_byte has no held-out documents to measure: {heldout} holds none; set data.heldout so that the "
-            "mix keeps some back"
-        )
+    for group, documents in by_group.items() or [("any group", {})]:
+        if len(documents) < _FEWEST_DOCUMENTS:
+            raise RecipeError(
+                f"bits_per_byte needs {_FEWEST_DOCUMENTS} held-out documents of each group to say how sure it is, and "
+                f"there are {len(documents)} of {group}; raise data.heldout_fraction"
+            )
     return [documents[name] for _, documents in sorted(by_group.items()) for name in sorted(documents)[:max_documents]]
 
 
@@ -124,13 +128,14 @@ def _figures(samples: Sequence[Sample], confidence: float) -> dict[str, Figure]:
     """Returns the ratio over all documents and over those of each group."""
     by_metric: dict[str, list[Sample]] = {}
     for sample in samples:
-        if sample.weight:
-            for metric in ("bits_per_byte", sample.metric):
-                by_metric.setdefault(metric, []).append(sample)
-    if not by_metric:
-        raise ServingError(f"none of {len(samples)} documents could be measured; the first: {samples[0].note}")
+        for metric in ("bits_per_byte", sample.metric):
+            by_metric.setdefault(metric, []).append(sample)
     figures = {}
-    for metric, measured in sorted(by_metric.items()):
+    for metric, asked in sorted(by_metric.items()):
+        measured = [sample for sample in asked if sample.weight]
+        if len(measured) < _FEWEST_DOCUMENTS:
+            (note, *_) = [sample.note for sample in asked if not sample.weight]
+            raise ServingError(f"{metric}: {len(measured)} of {len(asked)} documents could be measured; one was {note}")
         ratio = bootstrap_ratio(
             [sample.score for sample in measured], [sample.weight for sample in measured], confidence=confidence
         )

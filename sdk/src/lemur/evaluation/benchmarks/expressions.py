@@ -28,8 +28,8 @@ class ExpressionsBenchmark(Benchmark):
     """Expressions asked, drawn from those that no training dialogue holds; 400 give about ±5 points at 95 %."""
     num_shots: NonNegativeInt = 4
     """Solved examples, from the training split, before each question to a base model; a chat model gets none."""
-    max_tokens: PositiveInt = 24
-    """Longest answer in tokens; right answers are much shorter."""
+    max_tokens: PositiveInt = 16
+    """Longest answer in tokens; right answers are shorter."""
     seed: int = Field(default=0, ge=0, lt=2**53)
     """Seed of the draw of expressions."""
 

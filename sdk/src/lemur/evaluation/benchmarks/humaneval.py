@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from lemur.evaluation.asking import Answer, Generation, Mark, Marker, Question, ask
 from lemur.evaluation.benchmark import Benchmark, BenchmarkResult, Figure, Sample, ServedModel, Setting
-from lemur.evaluation.intervals import bootstrap_ratio, pass_at_k, wilson
+from lemur.evaluation.intervals import pass_at_k, wilson
 from lemur.evaluation.python_problems import (
     STOP_SEQUENCES,
     Problem,
@@ -99,7 +99,7 @@ class HumanEvalBenchmark(Benchmark):
             benchmark=self.kind,
             settings=self.model_dump(mode="json"),
             figures={
-                f"pass_at_{k}": self._figure([one for one in samples if one.metric == f"pass_at_{k}"], setting)
+                f"pass_at_{k}": _figure([one for one in samples if one.metric == f"pass_at_{k}"], setting.confidence)
                 for k in self.pass_at
             },
             samples=samples,
@@ -132,17 +132,6 @@ class HumanEvalBenchmark(Benchmark):
             return cut_at(answer, STOP_SEQUENCES)
         return up_to_last_return(answer) if self.prefill else code_in(answer)
 
-    def _figure(self, samples: Sequence[Sample], setting: Setting) -> Figure:
-        scores = [sample.score for sample in samples]
-        if self.num_samples_per_problem == 1:
-            interval, method = wilson(sum(scores), len(scores), setting.confidence), "Wilson score interval"
-        else:
-            interval = bootstrap_ratio(scores, [1.0] * len(scores), confidence=setting.confidence)
-            method = "bootstrap over problems"
-        return Figure(
-            **interval._asdict(), num_samples=len(scores), better="higher", unit="share of problems", method=method
-        )
-
 
 def _samples(answers: Sequence[Answer], pass_at: Sequence[int]) -> list[Sample]:
     """Returns one sample for each k and problem, scored with the estimate of pass@k."""
@@ -167,3 +156,15 @@ def _samples(answers: Sequence[Answer], pass_at: Sequence[int]) -> list[Sample]:
                 )
             )
     return samples
+
+
+def _figure(samples: Sequence[Sample], confidence: float) -> Figure:
+    # Estimates of pass@k spread less than answers that are right or wrong, so the interval is wide enough for them too.
+    interval = wilson(sum(sample.score for sample in samples), len(samples), confidence)
+    return Figure(
+        **interval._asdict(),
+        num_samples=len(samples),
+        better="higher",
+        unit="share of problems",
+        method="Wilson score interval over problems",
+    )

@@ -1,0 +1,50 @@
+"""What a person sees of progress events."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from lemur.display import RunDisplay
+
+
+def shown(*events: dict[str, Any], terminal: bool = False) -> str:
+    """Shows events and returns all that was written."""
+    file = io.StringIO()
+    with RunDisplay(Console(file=file, force_terminal=terminal, width=120)) as display:
+        for event in events:
+            display(event)
+    return file.getvalue()
+
+
+def task_event(event: str, completed: int, **more: Any) -> dict[str, Any]:
+    fields = {"task": "pretrain", "completed": completed, "total": 20, "unit": "steps", "seconds": 2.5, "details": {}}
+    return {"event": event, **fields, **more}
+
+
+def test_a_finished_task_is_one_line_with_its_count_and_time() -> None:
+    output = shown(task_event("start", 0), task_event("progress", 7), task_event("done", 20))
+    assert output.strip() == "✓ pretrain: 20 steps, 2.5 s"
+
+
+def test_a_failed_task_is_marked() -> None:
+    assert "✗ pretrain: 7 steps" in shown(task_event("start", 0), task_event("failed", 7))
+
+
+def test_stages_and_notes_have_a_line_each() -> None:
+    output = shown(
+        {"event": "stage", "name": "mix", "state": "started"},
+        {"event": "note", "text": "mix: unchanged, tokens at file:///a/[b]"},
+        {"event": "stage", "name": "mix", "state": "finished"},
+    )
+    assert output.splitlines() == ["mix", "  mix: unchanged, tokens at file:///a/[b]"]
+
+
+def test_a_terminal_gets_a_bar_with_details() -> None:
+    output = shown(
+        task_event("start", 0), task_event("progress", 7, details={"loss": 3.14159, "eta": "1 min"}), terminal=True
+    )
+    assert "7/20" in output
+    assert "loss 3.142" in output
