@@ -199,8 +199,12 @@ def test_without_a_sandbox_nothing_is_asked_and_nothing_runs(
     try:
         with serving(stub) as served, pytest.raises(SandboxError, match="bubblewrap is missing"):
             humaneval().evaluate(served, setting)
+        with serving(stub) as served:
+            skipped = humaneval(without_sandbox="skip").evaluate(served, setting)
     finally:
         open_sandbox.cache_clear()
+    assert skipped.figures == {}
+    assert "bubblewrap is missing" in skipped.note
     assert stub.requests == []
 
 

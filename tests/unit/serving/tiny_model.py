@@ -80,3 +80,9 @@ def make_tokenizer():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def say(client, text, **settings):
+    """Asks the served tiny model one thing, greedily unless the settings say otherwise."""
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(model="tiny", messages=messages, **{"temperature": 0, **settings})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -28,6 +29,9 @@ class ForkedBackend(Backend):
     """Step after which the processes kill themselves with SIGKILL."""
     kill_in_commit_of_step: int | None = None
     """Step whose checkpoint lacks but its manifest when they do."""
+
+    max_file_bytes: int | None = None
+    """Largest file the processes can write; beyond it the system fails them, as a full disk does."""
 
     def run(self, job: Job) -> None:
         """Runs the job; a process that fails makes it fail."""
@@ -80,6 +84,9 @@ def _run(job: Job, backend: ForkedBackend, rank: int, port: int, environment: di
             GLOO_SOCKET_IFNAME="lo",
         )
     _plant_kills(backend)
+    if backend.max_file_bytes:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (backend.max_file_bytes, resource.RLIM_INFINITY))
     run_process(getattr(importlib.import_module(job.module), _WORK[job.module]), job.arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from small_training import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from lemur.errors import PlanError, RecipeError, TrainingError
+from lemur.errors import PlanError, RecipeError, StorageError, TrainingError
 from lemur.receipt import Receipt
 from lemur.recipe import ModelSection
 from lemur.storage import open_storage
@@ -193,3 +194,52 @@ def test_another_tokenizer_than_the_recipes_is_refused_before_any_work(
 def test_zero_stages_are_refused_rather_than_ignored(pretrain: Callable[..., run.Pretrained]) -> None:
     with pytest.raises(RecipeError, match="zero_stage is 2"):
         pretrain(hardware=hardware_section(NoBackend(), zero_stage=2))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_error_and_harms_no_other(
+    pretrain: Callable[..., run.Pretrained], pretrained: run.Pretrained
+) -> None:
+    with pytest.raises(TrainingError):
+        pretrain(ForkedBackend(kill_after_step=6))
+
+    with pytest.raises(TrainingError, match=rf"\[{StorageError.exit_code}\]"):
+        pretrain(ForkedBackend(max_file_bytes=50_000))
+    resumed = pretrain()
+
+    assert resumed.base.metadata["resumed_at_steps"] == [4]
+    assert weights_of(resumed.base) == weights_of(pretrained.base)
+
+
+def test_it_works_and_goes_on_through_s3(
+    pretrain: Callable[..., run.Pretrained],
+    pretrained: run.Pretrained,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    s3: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    s3.use(monkeypatch)
+    bucket = s3.new_bucket()
+    tokens = make_tokens(bucket, tokenizer, texts)
+
+    with pytest.raises(TrainingError):
+        pretrain(ForkedBackend(kill_after_step=7), tokens=tokens, storage=bucket)
+    resumed = pretrain(tokens=tokens, storage=bucket)
+
+    assert resumed.base.metadata["resumed_at_steps"] == [4]
+    assert weights_of(resumed.base) == weights_of(pretrained.base)
+
+
+def test_a_storage_that_is_gone_is_named(
+    pretrain: Callable[..., run.Pretrained], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.use(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+
+    with pytest.raises(StorageError, match=re.escape("127.0.0.1:9")):
+        pretrain(NoBackend(), storage="s3://nowhere")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(pretrain: Callable[..., run.Pretrained]) -> None:
+    with pytest.raises(TrainingError, match=rf"\[{TrainingError.exit_code}\]"):
+        pretrain(pretrain=pretrain_section(learning_rate=1e30))

@@ -95,6 +95,8 @@ class BenchmarkResult(BaseModel):
     """Every sample, in order of `id`."""
     seconds: float = 0.0
     """How long it took."""
+    note: str = ""
+    """Why there are no figures, where the benchmark was skipped."""
 
     def samples_of(self, metric: str) -> list[Sample]:
         """Returns the samples behind a figure.

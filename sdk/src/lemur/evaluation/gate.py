@@ -135,7 +135,7 @@ def _find(results: Sequence[BenchmarkResult], rule: Rule, role: str) -> Benchmar
     if rule.metric not in figures:
         raise RecipeError(
             f"gate rule on metric {rule.metric!r}, which benchmark {rule.benchmark!r} did not measure on the {role} "
-            f"model; it measured: {', '.join(sorted(figures))}"
+            f"model; it measured: {', '.join(sorted(figures)) or by_name[rule.benchmark].note or 'nothing'}"
         )
     return by_name[rule.benchmark]
 

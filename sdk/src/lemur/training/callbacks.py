@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +15,10 @@ from lemur.progress import Task
 from lemur.receipt import digest_of
 from lemur.training.checkpoints import StepCheckpoints
 from lemur.training.curve import LossCurve
+from lemur.training.settings import local_folder
 
 
-class Watching(TrainerCallback):  # type: ignore[misc]
+class Watching(TrainerCallback):
     """Keeps the loss curve, and shows loss, speed and utilisation beside the progress bar.
 
     Utilisation (MFU) is `floating-point operations of a token x tokens a second / peak of all devices`, with
@@ -98,7 +98,7 @@ class Watching(TrainerCallback):  # type: ignore[misc]
         }
 
 
-class Seeding(TrainerCallback):  # type: ignore[misc]
+class Seeding(TrainerCallback):
     """Makes what is random in a step, such as dropout, follow from the seed, the step and the process alone.
 
     So a resumed run draws what an unbroken one draws, without any state of generators to restore.
@@ -117,7 +117,7 @@ class Seeding(TrainerCallback):  # type: ignore[misc]
         torch.manual_seed(int(digest_of([self._seed, state.global_step, args.process_index])[:15], 16))
 
 
-class Checkpointing(TrainerCallback):  # type: ignore[misc]
+class Checkpointing(TrainerCallback):
     """Asks the Trainer for a checkpoint every so many steps, and moves it from the local folder to storage.
 
     Args:
@@ -139,7 +139,7 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
         # Every rank writes its own random state into the folder.
         args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = local_folder(args) / f"checkpoint-{state.global_step}"
             # A pickle of the arguments, which nothing here reads.
             (folder / "training_args.bin").unlink(missing_ok=True)
             self._curve.save(folder)

@@ -21,7 +21,7 @@ FAILURE_VARIABLE = "LEMUR_JOB_FAILURE"
 
 def main() -> None:
     """Runs the processes to their end; leaves with 1 where one of them failed."""
-    config, command, arguments = config_from_args(parse_args(sys.argv[1:]))
+    config, command, arguments = config_from_args(parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]
     try:
         elastic_launch(config, entrypoint=command)(*arguments)
     except ChildFailedError as error:

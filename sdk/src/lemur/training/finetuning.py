@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -19,8 +18,8 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.utils import logging
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from lemur.model_size import count_adapter_parameters, training_flops_per_token
 from lemur.recipe import LoraTuning
@@ -30,12 +29,12 @@ from lemur.training.checkpoints import StepCheckpoints, clear
 from lemur.training.description import FinetuningDescription
 from lemur.training.dialogues import encode_dialogues, training_order
 from lemur.training.loop import SavingTrainer, Trained, Work, resume_point, train
-from lemur.training.models import architecture_of, load_model, load_tokenizer, store_model
+from lemur.training.models import Record, architecture_of, load_model, load_tokenizer, store_model
 from lemur.training.process import run_process
-from lemur.training.settings import accumulation, shared_arguments
+from lemur.training.settings import accumulation, attention, shared_arguments
 
 
-class Tuner(SavingTrainer, SFTTrainer):  # type: ignore[misc]
+class Tuner(SavingTrainer, SFTTrainer):
     """The SFT trainer, for dialogues that are encoded already."""
 
     def compute_loss(
@@ -62,8 +61,6 @@ def finetune(uri: str, folder: Path) -> None:
     job = FinetuningDescription.load(uri)
     if job.result():
         return
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     arguments = _arguments(job, folder)
     with arguments.distributed_state.main_process_first():
         base_folder = fetch(job.base, folder / "base")
@@ -93,7 +90,7 @@ def finetune(uri: str, folder: Path) -> None:
         parents=parents,
         num_steps=num_steps,
         tokens_at=lambda step: int(tokens_after[step]),
-        flops_per_token=_flops_per_token(model, job, sequence_length=float(lengths.mean())),
+        flops_per_token=_flops_per_token(model.config, job, sequence_length=float(lengths.mean())),
     )
     trained = train(work, arguments, checkpoints, resumed, make_trainer=make_trainer)
     if arguments.process_index == 0:
@@ -137,12 +134,13 @@ def _model(
     """Loads the base model, gives it embeddings for new tokens, and adapters where the method wants them."""
     model = load_model(base_folder)
     set_seed(job.section.seed % 2**32)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > model.config.vocab_size:
         # The rows of new tokens are drawn around the mean of the old ones.
         model.resize_token_embeddings(len(tokenizer))
     model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config = _generation_config(model.generation_config, tokenizer)
     model.config.use_cache = False
+    model.set_attn_implementation(attention(job.section, job.section.max_length))
     method = job.section.method
     return model if method.kind == "full" else get_peft_model(model, _adapters(method, model, tokenizer))
 
@@ -151,29 +149,31 @@ def _generation_config(base: GenerationConfig, tokenizer: PreTrainedTokenizerBas
     """Returns what ends a text: `<|im_end|>`, and what ended one for the base model."""
     earlier = base.eos_token_id if isinstance(base.eos_token_id, list) else [base.eos_token_id]
     ends = [tokenizer.eos_token_id, *(token for token in earlier if token not in (None, tokenizer.eos_token_id))]
-    return GenerationConfig(bos_token_id=base.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    settings = {"bos_token_id": base.bos_token_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+    return GenerationConfig(**settings)  # type: ignore[no-untyped-call]
 
 
 def _adapters(method: LoraTuning, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig:
     # A base model has never met ChatML's tokens: their embeddings must be learned, and adapters alone leave them.
-    markers = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    vocabulary = tokenizer.get_vocab()
+    markers = [vocabulary[token] for token in SPECIAL_TOKENS]
     layers = ["embed_tokens"] if model.config.tie_word_embeddings else ["embed_tokens", "lm_head"]
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=method.rank,
-        lora_alpha=method.alpha,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]
         lora_dropout=method.dropout,
         target_modules=method.target_modules,
         trainable_token_indices=dict.fromkeys(layers, markers),
     )
 
 
-def _flops_per_token(model: PreTrainedModel, job: FinetuningDescription, *, sequence_length: float) -> float:
-    architecture, method = architecture_of(model.config), job.section.method
+def _flops_per_token(config: Any, job: FinetuningDescription, *, sequence_length: float) -> float:
+    architecture, method = architecture_of(config), job.section.method
     num_adapter_parameters = count_adapter_parameters(architecture, method) if method.kind == "lora" else None
     return training_flops_per_token(
         architecture,
-        model.config.vocab_size,
+        config.vocab_size,
         sequence_length=sequence_length,
         num_adapter_parameters=num_adapter_parameters,
     )
@@ -189,17 +189,16 @@ def _store(
     counts: dict[str, int],
 ) -> None:
     trained.curve.save_points(folder)
-    store_model(
-        model.merge_and_unload() if isinstance(model, PeftModel) else model,
-        tokenizer,
-        job,
+    record = Record(
         role="chat",
-        precision=job.section.precision,
+        key=job.key,
         parents={"base": job.base, "dialogues": job.dialogues},
         curve_folder=folder,
         metrics=trained.metrics,
         metadata={"method": job.section.method.kind, "encoded": counts, **trained.metadata},
     )
+    whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    store_model(whole, tokenizer, record, storage=job.storage, precision=job.section.precision)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from lemur.errors import StorageError
 from lemur.progress import emit, task
 from lemur.receipt import Receipt
 from lemur.recipe import FinetuneSection, PretrainSection
@@ -21,6 +19,8 @@ from lemur.training.callbacks import Checkpointing, Seeding, Watching
 from lemur.training.checkpoints import Resumable, StepCheckpoints
 from lemur.training.curve import LossCurve
 from lemur.training.description import TrainingDescription
+from lemur.training.settings import local_folder
+from lemur.training.workplace import writing
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,12 @@ class Trained:
     """The whole loss curve."""
 
 
-class SavingTrainer(Trainer):  # type: ignore[misc]
+class SavingTrainer(Trainer):
     """A Trainer that names the folder when a checkpoint cannot be written."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        try:
+        with writing(f"the checkpoint of step {self.state.global_step}", local_folder(self.args)):
             super()._save_checkpoint(model, trial)
-        # A full disk shows as any of these, by which library writes at that moment.
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise StorageError(
-                f"the checkpoint of step {self.state.global_step} could not be written to {self.args.output_dir}: "
-                f"{error}. Make room there, or name another folder in LEMUR_WORK, and run again: it goes on from the "
-                "checkpoint before"
-            ) from error
 
 
 def resume_point(arguments: TrainingArguments, checkpoints: StepCheckpoints, folder: Path) -> Resumable | None:
@@ -80,7 +73,7 @@ def resume_point(arguments: TrainingArguments, checkpoints: StepCheckpoints, fol
     """
     found: list[Resumable | None] = [None]
     if arguments.process_index == 0:
-        shutil.rmtree(arguments.output_dir, ignore_errors=True)
+        shutil.rmtree(local_folder(arguments), ignore_errors=True)
         found = [checkpoints.newest(folder)]
     if arguments.world_size > 1:
         broadcast_object_list(found)

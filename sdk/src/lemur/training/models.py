@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +25,29 @@ from lemur.receipt import Receipt
 from lemur.recipe import Architecture, ModelSection, PretrainedStart
 from lemur.results import fetch, read_manifest, write_result
 from lemur.storage import open_storage
-from lemur.training.description import TrainingDescription, checkpoint_prefix
+from lemur.training.curve import METRICS_NAME
+from lemur.training.description import checkpoint_prefix
+from lemur.training.workplace import writing
 
-Role = Literal["initial", "base", "chat"]
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the receipt of a model says of it."""
+
+    role: Literal["initial", "base", "chat"]
+    """Which model of the run it is."""
+    key: str
+    """Key of the result."""
+    parents: Mapping[str, Receipt]
+    """Results it was made from, by role."""
+    curve_folder: Path | None = None
+    """Folder with the loss curve to be stored beside the model; `None` where nothing was trained."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Figures."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """More than every model's receipt says."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -63,14 +83,13 @@ def start_model(model: ModelSection, tokenizer: PreTrainedTokenizerBase, folder:
     """
     if model.start.kind == "random":
         torch.manual_seed(model.start.seed)
-        return LlamaForCausalLM(_config(model.architecture, tokenizer))
+        return LlamaForCausalLM(_config(model.architecture, tokenizer))  # type: ignore[no-untyped-call]
     loaded = load_model(_local_name(model.start, folder), model.start.revision)
     _check_architecture(loaded, model)
-    num_embeddings = loaded.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > num_embeddings:
+    if len(tokenizer) > loaded.config.vocab_size:
         raise RecipeError(
             f"model.tokenizer has {len(tokenizer)} entries and {model.start.name} has embeddings for "
-            f"{num_embeddings}; take the tokenizer of that model"
+            f"{loaded.config.vocab_size}; take the tokenizer of that model"
         )
     return loaded
 
@@ -90,58 +109,41 @@ def architecture_of(config: Any) -> Architecture:
 
 
 def store_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    job: TrainingDescription,
-    *,
-    role: Role,
-    precision: Precision,
-    parents: Mapping[str, Receipt],
-    curve_folder: Path | None = None,
-    metrics: Mapping[str, float] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    key: str = "",
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Record, *, storage: str, precision: Precision
 ) -> Receipt:
     """Stores a model as a result that `from_pretrained` loads.
 
     Args:
         model: The model; its weights are converted to `precision` in place.
         tokenizer: Its tokenizer.
-        job: The job that made it.
-        role: Which model of the run it is.
+        record: What the receipt says of it.
+        storage: Root URI of the recipe's storage.
         precision: Type that the weights are stored in.
-        parents: Results it was made from, by role.
-        curve_folder: Folder with `metrics.jsonl` to be stored beside the model.
-        metrics: Figures of the receipt.
-        metadata: More of the receipt's metadata.
-        key: Key of the result, where it is not the job's own.
     """
     model.config.use_cache = True
     cast(model, precision)
-    with tempfile.TemporaryDirectory(prefix="lemur-model-", dir=curve_folder) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    with tempfile.TemporaryDirectory(prefix="lemur-model-", dir=record.curve_folder) as folder:
+        with writing(f"the {record.role} model", Path(folder)):
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         writer = write_result(
-            job.storage,
-            prefix=checkpoint_prefix(key or job.key),
+            storage,
+            prefix=checkpoint_prefix(record.key),
             kind="checkpoint",
-            stage="finetune" if role == "chat" else "pretrain",
-            key=key or job.key,
-            parents=parents,
+            stage="finetune" if record.role == "chat" else "pretrain",
+            key=record.key,
+            parents=record.parents,
         )
         writer.add_folder(Path(folder))
-        if curve_folder:
-            writer.add("metrics.jsonl", curve_folder / "metrics.jsonl")
-        return writer.commit(
-            metrics=metrics or {},
-            metadata={
-                "role": role,
-                "num_parameters": model.num_parameters(),
-                "weights": precision,
-                "versions": versions(),
-                **(metadata or {}),
-            },
-        )
+        if record.curve_folder:
+            writer.add(METRICS_NAME, record.curve_folder / METRICS_NAME)
+        common = {
+            "role": record.role,
+            "num_parameters": model.num_parameters(),
+            "weights": precision,
+            "versions": versions(),
+        }
+        return writer.commit(metrics=record.metrics, metadata={**common, **record.metadata})
 
 
 def cast(model: PreTrainedModel, precision: Precision) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging
 
 from lemur.dataset import TokenDataset
 from lemur.model_size import training_flops_per_token
@@ -16,9 +15,9 @@ from lemur.results import fetch
 from lemur.training.checkpoints import StepCheckpoints, clear
 from lemur.training.description import PretrainingDescription, whole_result
 from lemur.training.loop import SavingTrainer, Work, resume_point, train
-from lemur.training.models import cast, load_tokenizer, start_model, store_model
+from lemur.training.models import Record, cast, load_tokenizer, start_model, store_model
 from lemur.training.process import run_process
-from lemur.training.settings import accumulation, shared_arguments
+from lemur.training.settings import accumulation, attention, shared_arguments
 
 
 class Sequences(Dataset[dict[str, torch.Tensor]]):
@@ -54,12 +53,13 @@ def pretrain(uri: str, folder: Path) -> None:
     job = PretrainingDescription.load(uri)
     if job.result():
         return
-    logging.disable_progress_bar()
     arguments = _arguments(job, folder)
     with arguments.distributed_state.main_process_first():
         tokens_folder = fetch(job.tokens, folder / "tokens")
     tokenizer = load_tokenizer(tokens_folder / "tokenizer")
     model = start_model(job.model, tokenizer, folder / "start")
+    kernel = attention(job.section, job.sequence_length)
+    model.set_attn_implementation(kernel)
     parents = {"tokens": job.tokens, "initial": _initial(job, model, tokenizer, arguments)}
     checkpoints = StepCheckpoints(job, stage="pretrain", parents=parents, num_kept=job.section.keep_checkpoints)
     resumed = resume_point(arguments, checkpoints, folder / "resumed")
@@ -75,17 +75,15 @@ def pretrain(uri: str, folder: Path) -> None:
     trained = train(_work(job, parents, len(tokenizer)), arguments, checkpoints, resumed, make_trainer=make_trainer)
     if arguments.process_index == 0:
         trained.curve.save_points(folder)
-        store_model(
-            model,
-            tokenizer,
-            job,
+        record = Record(
             role="base",
-            precision=job.section.precision,
+            key=job.key,
             parents=parents,
             curve_folder=folder,
             metrics=trained.metrics,
-            metadata={"method": "full", **trained.metadata},
+            metadata={"method": "full", "attention": kernel, **trained.metadata},
         )
+        store_model(model, tokenizer, record, storage=job.storage, precision=job.section.precision)
         clear(job)
     arguments.distributed_state.wait_for_everyone()
 
@@ -117,15 +115,8 @@ def _initial(
     """
     cast(model, job.section.precision)
     if arguments.process_index == 0 and not whole_result(job.storage, job.initial_key):
-        store_model(
-            model,
-            tokenizer,
-            job,
-            role="initial",
-            precision=job.section.precision,
-            parents={"tokens": job.tokens},
-            key=job.initial_key,
-        )
+        record = Record(role="initial", key=job.initial_key, parents={"tokens": job.tokens})
+        store_model(model, tokenizer, record, storage=job.storage, precision=job.section.precision)
     arguments.distributed_state.wait_for_everyone()
     cast(model, "float32")
     model.config.use_cache = False

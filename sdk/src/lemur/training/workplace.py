@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lemur.errors import TrainingError
+from lemur.errors import StorageError, TrainingError
 
 WORK_VARIABLE = "LEMUR_WORK"
 """Folder for local files of jobs; by default one below the system's folder for temporary files."""
@@ -28,3 +30,25 @@ def job_folder(job_name: str) -> Path:
     if folder.stat().st_uid != os.getuid():
         raise TrainingError(f"{folder} belongs to another user; name a folder of your own in {WORK_VARIABLE}")
     return folder
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Makes one error of whatever a library raises when it cannot write to the local disk.
+
+    Args:
+        what: What is written, as the message names it.
+        folder: Where.
+
+    Raises:
+        StorageError: It could not be written, most often because the disk is full.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise StorageError(
+            f"{what} could not be written below {folder}: {error}. Make room there, or name another folder in "
+            f"{WORK_VARIABLE}, and run again: it goes on from the last checkpoint in storage"
+        ) from error

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from lemur import progress
+from lemur.errors import SandboxError
 from lemur.evaluation.asking import Answer, Generation, Mark, Marker, Question, ask
 from lemur.evaluation.benchmark import Benchmark, BenchmarkResult, Figure, Sample, ServedModel, Setting
 from lemur.evaluation.intervals import pass_at_k, wilson
@@ -54,6 +56,9 @@ class HumanEvalBenchmark(Benchmark):
     """Whether a chat model's answer is started for it, through `continue_final_message`, which vLLM knows."""
     timeout_seconds: PositiveFloat = 10.0
     """Time a program may run."""
+    without_sandbox: Literal["refuse", "skip"] = "refuse"
+    """What happens where bubblewrap is missing: `refuse` fails the evaluation, `skip` goes on without this benchmark
+    and says so in its result. Answers never run outside a sandbox."""
 
     @field_validator("pass_at")
     @classmethod
@@ -74,11 +79,19 @@ class HumanEvalBenchmark(Benchmark):
 
         Raises:
             RecipeError: The problems cannot be read.
-            SandboxError: There is no sandbox to run the answers in.
+            SandboxError: There is no sandbox to run the answers in, and `without_sandbox` is `refuse`.
             ServingError: The server is gone.
         """
         started = time.monotonic()
-        sandbox = open_sandbox()
+        try:
+            sandbox = open_sandbox()
+        except SandboxError as error:
+            if self.without_sandbox == "refuse":
+                raise
+            progress.emit("note", message=f"{self.kind} is skipped: {error}")
+            return BenchmarkResult(
+                benchmark=self.kind, settings=self.model_dump(mode="json"), figures={}, samples=[], note=str(error)
+            )
         problems = {problem.task_id: problem for problem in load_problems(Path(self.path) if self.path else None)}
         answers = ask(
             [self._question(problem, model.chat) for problem in problems.values()],

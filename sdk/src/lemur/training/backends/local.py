@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TextIO
+from typing import IO, Any, Literal
 
 from lemur.errors import RecipeError, TrainingError, error_classes
 from lemur.progress import EVENTS_VARIABLE, emit
@@ -118,7 +118,7 @@ def _run_attached(command: list[str], environment: dict[str, str], log: Path, la
             _end_group(process)
 
 
-def _keep_output(output: TextIO, file: TextIO, last_lines: deque[str]) -> None:
+def _keep_output(output: IO[str], file: IO[str], last_lines: deque[str]) -> None:
     # With an events file, progress reaches the user through it; otherwise the processes' lines are all there is.
     shown = not os.environ.get(EVENTS_VARIABLE)
     for line in output:
