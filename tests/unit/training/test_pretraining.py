@@ -174,6 +174,7 @@ def test_bfloat16_is_stored_as_such(pretrain: Callable[..., run.Pretrained]) -> 
 
     loaded = AutoModelForCausalLM.from_pretrained(folder_of(made.base))
     assert str(loaded.dtype) == "torch.bfloat16"
+    assert made.base.metadata["weights"] == "bfloat16"
     assert losses_of(made.base)[-1] < losses_of(made.base)[0] - 1
 
 

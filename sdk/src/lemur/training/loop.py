@@ -19,7 +19,7 @@ from lemur.training.callbacks import Checkpointing, Seeding, Watching
 from lemur.training.checkpoints import Resumable, StepCheckpoints
 from lemur.training.curve import LossCurve
 from lemur.training.description import TrainingDescription
-from lemur.training.settings import local_folder
+from lemur.training.settings import arithmetic, local_folder
 from lemur.training.workplace import writing
 
 
@@ -103,6 +103,9 @@ def train(
         curve.restore(resumed.folder, resumed.step)
         if is_first:
             emit("note", text=f"{work.stage}: going on from the checkpoint of step {resumed.step:,}")
+    precision = arithmetic(section)
+    if is_first and precision != section.precision:
+        emit("note", text=f"{work.stage}: this processor has no {section.precision}; computing in {precision}")
     with ExitStack() as stack:
         bar = stack.enter_context(task(work.stage, total=work.num_steps)) if is_first else None
         watching = Watching(
@@ -128,7 +131,7 @@ def train(
         "tokens": num_tokens,
         "resumed_at_steps": curve.resumed_at_steps,
         "device": arguments.device.type,
-        "precision": section.precision,
+        "precision": precision,
         "processes": arguments.world_size,
     }
     return Trained(metrics, metadata, curve)

@@ -27,9 +27,8 @@ from lemur.results import fetch, read_manifest, write_result
 from lemur.storage import open_storage
 from lemur.training.curve import METRICS_NAME
 from lemur.training.description import checkpoint_prefix
+from lemur.training.settings import Precision
 from lemur.training.workplace import writing
-
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
