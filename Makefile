@@ -13,8 +13,11 @@ endif
 # Wheels are hard-linked from uv's cache where that is another file system, copied without a warning each.
 export UV_LINK_MODE ?= $(shell [ "$$(stat -c %d . 2>/dev/null)" = "$$(stat -c %d $${HOME} 2>/dev/null)" ] && echo hardlink || echo copy)
 
+# Every step is a process: without compiled bytecode each would spend seconds compiling its imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test lint types contracts check compile schema lock clean ci
+.PHONY: help quickstart setup setup-dev test sandbox lint types contracts check compile schema lock clean ci
 
 ##@ Use
 
@@ -30,8 +33,14 @@ setup: $(VENV)/.installed-local ## Make .venv with what runs a recipe here
 
 setup-dev: $(VENV)/.installed-dev ## Make .venv with what builds and tests Lemur
 
-test: setup-dev ## Run the tests
-	$(BIN)/pytest tests
+test: setup-dev sandbox ## Run the tests
+	$(BIN)/pytest tests -n 2 --dist loadfile
+
+# Tests of the sandbox skip without bubblewrap, so it is installed where that needs no password.
+sandbox:
+	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends bubblewrap; } \
+	  || echo "bubblewrap is not installed, so tests that run model-written code skip; install it with your package manager"
 
 lint: setup-dev ## Check style with ruff
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ def test_an_expression_is_a_short_question_and_what_python_prints() -> None:
     assert printed.splitlines() == [expression.completion for expression in expressions]
     assert {expression.family for expression in expressions} == set(FAMILIES)
     for expression in expressions:
-        assert expression.prompt.startswith("What does this print?\nprint(")
+        assert expression.prompt.startswith("print(")
         assert len(expression.prompt) < 90
         assert expression.completion == expression.completion.strip() != ""
 

@@ -20,7 +20,7 @@ _TEST_SHARE_OF_256 = 51
 """One expression in five is held out."""
 _TRIES = 200
 """Draws in a row that bring nothing new before a family counts as used up."""
-_BUILTINS = {"len": len, "max": max, "min": min, "sorted": sorted, "sum": sum}
+_BUILTINS = {"len": len, "max": max, "min": min}
 _WORDS = ("red", "blue", "cat", "dog", "one", "two", "key", "name", "file", "list", "data", "self")
 
 
@@ -28,7 +28,8 @@ class Expression(NamedTuple):
     """One question with its answer."""
 
     prompt: str
-    """What is asked: `What does this print?`, and a `print` of the expression on the next line."""
+    """What is asked: a `print` of the expression, and nothing else. Short, since every token of a dialogue is read
+    in training and only the answer teaches."""
     completion: str
     """What it prints, without the newline."""
     family: str
@@ -37,7 +38,7 @@ class Expression(NamedTuple):
     @property
     def code(self) -> str:
         """The line of code in the prompt."""
-        return self.prompt.splitlines()[1]
+        return self.prompt
 
 
 class Family(NamedTuple):
@@ -64,7 +65,7 @@ def _membership(random: Random) -> str:
 
 
 def _list_index(random: Random) -> str:
-    digits = _digits(random, 2, 4)
+    digits = _digits(random, 2, 3)
     return f"{digits}[{random.choice((0, 1, -1))}]"
 
 
@@ -82,26 +83,9 @@ def _extreme(random: Random) -> str:
     return f"{random.choice(('min', 'max'))}({digits})"
 
 
-def _arithmetic(random: Random) -> str:
-    return f"{random.randrange(10)} {random.choice(('+', '-'))} {random.randrange(10)}"
-
-
-def _repetition(random: Random) -> str:
-    word = random.choice(_WORDS)
-    return f'"{word} " * {random.randint(2, 4)} + "{random.choice(_WORDS)}"'
-
-
 def _conditional(random: Random) -> str:
     first, second = random.sample(_WORDS, 2)
     return f'"{first}" if {_comparison(random)} else "{second}"'
-
-
-def _case(random: Random) -> str:
-    return f'"{random.choice(_WORDS)} {random.choice(_WORDS)}".{random.choice(("upper", "lower", "title"))}()'
-
-
-def _sorting(random: Random) -> str:
-    return f"sorted({_digits(random, 2, 3)})"
 
 
 def _digits(random: Random, shortest: int, longest: int) -> str:
@@ -109,20 +93,16 @@ def _digits(random: Random, shortest: int, longest: int) -> str:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "comparison": Family(_comparison, 2.0),
-    "boolean": Family(_boolean, 2.0),
-    "list_index": Family(_list_index, 3.0),
-    "word_index": Family(_word_index, 3.0),
     "list_length": Family(_list_length, 2.0),
+    "comparison": Family(_comparison, 2.0),
+    "membership": Family(_membership, 2.0),
     "extreme": Family(_extreme, 2.0),
-    "membership": Family(_membership, 1.0),
-    "repetition": Family(_repetition, 1.0),
+    "list_index": Family(_list_index, 2.0),
+    "word_index": Family(_word_index, 2.0),
     "conditional": Family(_conditional, 1.0),
-    "case": Family(_case, 1.0),
-    "arithmetic": Family(_arithmetic, 0.5),
-    "sorting": Family(_sorting, 0.5),
+    "boolean": Family(_boolean, 1.0),
 }
-"""Every family by name. Those that a very small model learns in a minute have most of the weight."""
+"""Every family by name: what a very small model can learn in a minute, the harder ones with less weight."""
 
 
 def split_of(source: str) -> Split:
@@ -156,7 +136,7 @@ def generate(split: Split, num_expressions: int, *, seed: int) -> Iterator[Expre
             del families[name]
             continue
         seen.add(source)
-        yield Expression(f"What does this print?\nprint({source})", evaluate(source), name)
+        yield Expression(f"print({source})", evaluate(source), name)
 
 
 def evaluate(source: str) -> str:

@@ -272,7 +272,11 @@ class EvaluationSection(Section):
 
 
 class Rule(Section):
-    """One condition of the gate on one figure of the candidate."""
+    """One condition of the gate on one figure of one model."""
+
+    model: Literal["chat", "base"] = "chat"
+    """Whom the rule judges: `chat`, the tuned model that would be published, or `base`, the pretrained one it was
+    made from, so that a release can be refused because pretraining went wrong."""
 
     benchmark: str
     """Kind of a benchmark that the evaluation section lists."""
@@ -292,6 +296,8 @@ class Rule(Section):
     def _says_something(self) -> Rule:
         if self.minimum is None and self.maximum is None and self.better_than is None:
             raise ValueError("a rule needs `minimum`, `maximum` or `better_than`")
+        if self.better_than == self.model:
+            raise ValueError(f"a rule on model {self.model!r} cannot ask that it be better than itself")
         return self
 
 

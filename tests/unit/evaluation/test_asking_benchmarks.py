@@ -61,7 +61,7 @@ def test_a_chat_model_is_asked_in_a_message_and_must_answer_exactly(setting: Set
     stub = StubModel(lambda prompt: f" {evaluate(_asked(prompt))}\n")
     with serving(stub, chat=True) as served:
         assert expressions().evaluate(served, setting).figures["accuracy"].value == 1.0
-    assert stub.requests[0]["messages"][0]["content"].startswith("What does this print?\nprint(")
+    assert stub.requests[0]["messages"][0]["content"].startswith("print(")
     with serving(StubModel(lambda prompt: f"It prints {evaluate(_asked(prompt))}"), chat=True) as served:
         result = expressions().evaluate(served, setting)
     assert result.figures["accuracy"].value == 0.0

@@ -74,7 +74,7 @@ def test_a_verdict_that_cannot_be_told_says_how_many_samples_would() -> None:
     # The interval reaches 0.0889 below 0.8, and must not reach 0.05: 100 x (0.0889 / 0.05)^2.
     assert rule.num_samples_needed == pytest.approx(316, abs=2)
     assert rule.sentence == (
-        "exam/accuracy of 0.8 (0.7112 to 0.8666) may be on either side of the minimum of 0.75; "
+        "exam/accuracy of 0.8 (0.7112 to 0.8666) (chat) may be on either side of the minimum of 0.75; "
         f"about {rule.num_samples_needed} samples would decide, and there are 100"
     )
     needed = exam([1] * 257 + [0] * 64)

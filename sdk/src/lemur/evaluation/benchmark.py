@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -110,6 +110,9 @@ class BenchmarkResult(BaseModel):
 
 class Benchmark(Plugin, abstract=True):
     """An exam: prompts, a way to ask and a scorer."""
+
+    version: ClassVar[int] = 1
+    """Counts changes of the prompts or the scoring; scores of another version are not taken for these."""
 
     @abstractmethod
     def evaluate(self, model: ServedModel, setting: Setting) -> BenchmarkResult:

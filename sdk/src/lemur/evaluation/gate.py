@@ -25,6 +25,8 @@ class Judgement(BaseModel):
     """Kind of the benchmark."""
     metric: str
     """Metric of the benchmark."""
+    model: Literal["chat", "base"] = "chat"
+    """The model that was judged."""
     condition: Literal["minimum", "maximum", "better_than"]
     """Which condition of the rule this is."""
     outcome: Outcome
@@ -107,16 +109,16 @@ def judge(
     Raises:
         RecipeError: A rule names a benchmark or metric that was not measured; names those that were.
     """
-    baselines = {"initial": initial, "base": base}
+    results = {"initial": initial, "base": base, "chat": candidate}
     judgements: list[Judgement] = []
     for rule in section.rules:
-        result = _find(candidate, rule, "candidate")
+        result = _find(results[rule.model], rule, rule.model)
         if rule.minimum is not None:
             judgements.append(_against_threshold(rule, result, "minimum", rule.minimum))
         if rule.maximum is not None:
             judgements.append(_against_threshold(rule, result, "maximum", rule.maximum))
         if rule.better_than is not None:
-            baseline = _find(baselines[rule.better_than], rule, rule.better_than)
+            baseline = _find(results[rule.better_than], rule, rule.better_than)
             judgements.append(_against_baseline(rule, result, baseline, confidence))
     outcomes = {judgement.outcome for judgement in judgements}
     outcome: Outcome = "fail" if "fail" in outcomes else "cannot_tell" if "cannot_tell" in outcomes else "pass"
@@ -157,6 +159,7 @@ def _against_threshold(
     return Judgement(
         benchmark=rule.benchmark,
         metric=rule.metric,
+        model=rule.model,
         condition=condition,
         outcome=outcome,
         candidate=figure,
@@ -165,8 +168,8 @@ def _against_threshold(
         method=figure.method,
         num_samples=figure.num_samples,
         num_samples_needed=needed,
-        sentence=f"{rule.benchmark}/{rule.metric} of {_shown(interval)} {relation} the {condition} of {threshold:g}"
-        + _advice(outcome, needed, figure.num_samples),
+        sentence=f"{rule.benchmark}/{rule.metric} of {_shown(interval)} ({rule.model}) {relation} the {condition} of "
+        f"{threshold:g}" + _advice(outcome, needed, figure.num_samples),
     )
 
 
@@ -185,6 +188,7 @@ def _against_baseline(
     return Judgement(
         benchmark=rule.benchmark,
         metric=rule.metric,
+        model=rule.model,
         condition="better_than",
         outcome=outcome,
         candidate=ours,
@@ -195,9 +199,9 @@ def _against_baseline(
         method=method,
         num_samples=num_samples,
         num_samples_needed=needed,
-        sentence=f"{rule.benchmark}/{rule.metric} went from {theirs.value:.4g} ({rule.better_than}) to {ours.value:.4g}"
-        f" ({ours.better} is better): a gain of {_shown(gain)} {relation} the margin of {rule.margin:g}"
-        + _advice(outcome, needed, num_samples),
+        sentence=f"{rule.benchmark}/{rule.metric} went from {theirs.value:.4g} ({rule.better_than}) to "
+        f"{ours.value:.4g} ({rule.model}), {ours.better} is better: a gain of {_shown(gain)} {relation} the margin of "
+        f"{rule.margin:g}" + _advice(outcome, needed, num_samples),
     )
 
 

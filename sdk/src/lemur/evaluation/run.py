@@ -45,7 +45,7 @@ def evaluate(*, section: EvaluationSection, model: ServedModel, heldout: Path, w
                 result = benchmark.evaluate(model, setting)
             except LemurError as error:
                 failures[benchmark.kind] = error
-                progress.emit("note", message=f"benchmark {benchmark.kind} failed: {error}")
+                progress.emit("note", text=f"benchmark {benchmark.kind} failed: {error}")
             else:
                 (folder / RESULT_NAME).write_text(result.model_dump_json(), encoding="utf-8")
                 results.append(result)

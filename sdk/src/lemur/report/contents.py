@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -169,3 +169,8 @@ def _failed_samples(text: str) -> dict[str, list[Sample]]:
             if sample.score == 0 and sample.metric in solved_or_not and sample.prompt:
                 failed.setdefault(result.benchmark, []).append(sample)
     return failed
+
+
+def is_part(key: MetricKey, figures: Iterable[MetricKey]) -> bool:
+    """Tells whether a figure is a part of another one, by its name: `accuracy_comparison` of `accuracy`."""
+    return any(key.benchmark == other.benchmark and key.metric.startswith(f"{other.metric}_") for other in figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -11,7 +11,7 @@ from lemur import units
 from lemur.evaluation.benchmark import Figure, Sample
 from lemur.evaluation.gate import Judgement
 from lemur.report.charts import Dot, interval_chart, is_far
-from lemur.report.contents import ROLES, Contents, MetricKey, figures_of
+from lemur.report.contents import ROLES, Contents, MetricKey, figures_of, is_part
 
 NUM_FAILED_SAMPLES = 3
 """Failed samples shown for each benchmark."""
@@ -87,7 +87,7 @@ def metric_cards(contents: Contents) -> list[MetricCard]:
     figures = figures_of(contents.receipts)
     judged = judged_metrics(contents)
     return [
-        _card(key, by_role, is_detail=_is_part(key, figures) and key not in judged) for key, by_role in figures.items()
+        _card(key, by_role, is_detail=is_part(key, figures) and key not in judged) for key, by_role in figures.items()
     ]
 
 
@@ -148,10 +148,6 @@ def _varied(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for _, sample in sorted(ordered, key=lambda pair: pair[0])]
 
 
-def _is_part(key: MetricKey, figures: Iterable[MetricKey]) -> bool:
-    return any(key.benchmark == other.benchmark and key.metric.startswith(f"{other.metric}_") for other in figures)
-
-
 def _dot(role: str, figure: Figure) -> Dot:
     return Dot(role, figure.value, figure.low, figure.high, units.figure(figure.value, figure.unit))
 
@@ -179,12 +175,12 @@ def _card(key: MetricKey, by_role: Mapping[str, Figure], *, is_detail: bool) -> 
 
 
 def _condition(rule: Judgement) -> str:
-    unit = rule.candidate.unit
+    unit, whom = rule.candidate.unit, "" if rule.model == "chat" else f"{rule.model} "
     if rule.condition != "better_than":
-        return f"at {'least' if rule.condition == 'minimum' else 'most'} {_bound(rule.threshold, unit)}"
+        return f"{whom}at {'least' if rule.condition == 'minimum' else 'most'} {_bound(rule.threshold, unit)}"
     if rule.threshold < 0:
-        return f"at most {_bound(-rule.threshold, unit)} worse than {rule.baseline}"
-    return f"better than {rule.baseline}" + (f" by {_bound(rule.threshold, unit)}" if rule.threshold else "")
+        return f"{whom}at most {_bound(-rule.threshold, unit)} worse than {rule.baseline}"
+    return f"{whom}better than {rule.baseline}" + (f" by {_bound(rule.threshold, unit)}" if rule.threshold else "")
 
 
 def _bound(value: float, unit: str) -> str:

@@ -9,7 +9,7 @@ from lemur import units
 from lemur.evaluation.benchmark import Figure
 from lemur.evaluation.gate import Verdict
 from lemur.receipt import Receipt
-from lemur.report.contents import ROLES, TASKS, confidence_of, figures_of
+from lemur.report.contents import ROLES, TASKS, MetricKey, confidence_of, figures_of, is_part
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +21,8 @@ _ARROWS = {"higher": "\u2191", "lower": "\u2193"}
 
 def summary_table(receipts: Mapping[str, Receipt]) -> Table:
     """Returns the scores of a run as a table for the terminal: a row for each figure, a column for each model.
+
+    Figures that are parts of another one are left to the report, unless the gate judged them.
 
     Args:
         receipts: Receipts by task; a model without scores has an empty column.
@@ -37,7 +39,11 @@ def summary_table(receipts: Mapping[str, Receipt]) -> Table:
     table.add_column("figure")
     for role in ROLES:
         table.add_column(role, justify="right", no_wrap=True)
-    for key, by_role in figures_of(receipts).items():
+    figures = figures_of(receipts)
+    judged = _judged(receipts)
+    for key, by_role in figures.items():
+        if is_part(key, figures) and key not in judged:
+            continue
         any_figure = next(iter(by_role.values()))
         # As text, because brackets in a name are no markup.
         name = Text(f"{_ARROWS[any_figure.better]} {key.metric}", style="bold")
@@ -108,6 +114,13 @@ def _scores_lines(receipt: Receipt) -> list[str]:
         cells = (key.benchmark, key.metric, units.figure(figure.value, figure.unit), ends, figure.unit, figure.better)
         lines.append(f"| {' | '.join(map(_markdown, cells))} |")
     return lines
+
+
+def _judged(receipts: Mapping[str, Receipt]) -> set[MetricKey]:
+    if "verdict" not in receipts:
+        return set()
+    rules = Verdict.model_validate(receipts["verdict"].metadata).rules
+    return {MetricKey(rule.benchmark, rule.metric) for rule in rules}
 
 
 def _cell(figure: Figure | None, role: str) -> Text:

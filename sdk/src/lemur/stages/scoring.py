@@ -40,6 +40,7 @@ def evaluate(
     with stage("evaluate", storage=storage, run=name, role=role) as running:
         section, server = EvaluationSection.model_validate(evaluation), ServingSection.model_validate(serving)
         asked = {"evaluation": section.model_dump(mode="json", exclude={"concurrency"}), "role": role}
+        asked["versions"] = {benchmark.kind: benchmark.version for benchmark in section.benchmarks}
         asked["runtime"] = server.runtime.model_dump(mode="json")
         parents = {"model": model, "tokens": tokens}
         key = result_key("evaluate", asked, parents)

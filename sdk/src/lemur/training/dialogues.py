@@ -20,7 +20,6 @@ IGNORED_LABEL = -100
 """Label of a token that the loss is not on."""
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
 _DIALOGUES_AT_ONCE = 1000
-_BATCHES_SORTED_TOGETHER = 16
 
 
 class EncodedCounts(NamedTuple):
@@ -85,8 +84,8 @@ def training_order(
 ) -> npt.NDArray[np.int64]:
     """Returns the dialogues of a whole run, step after step.
 
-    Each pass is a permutation of its own. Within a few batches dialogues are put next to ones of like length, to
-    save padding, and the batches are then shuffled; so what a batch holds stays close to chance. It depends on the
+    Each pass is a permutation of its own, so that what a step learns from is chance alone. Within a step dialogues
+    stand by length, so that the micro batches that a step is made of have little padding. The order depends on the
     arguments alone, not on the number of processes.
 
     Args:
@@ -102,13 +101,9 @@ def training_order(
     num_passes = -(-num_needed // len(lengths))
     passes = [np.random.default_rng([seed, number]).permutation(len(lengths)) for number in range(num_passes)]
     order = np.concatenate(passes)[:num_needed]
-    shuffler = np.random.default_rng([seed, num_passes])
-    window = batch_dialogues * _BATCHES_SORTED_TOGETHER
-    for start in range(0, num_needed, window):
-        part = order[start : start + window]
-        batches = part[np.argsort(lengths[part], kind="stable")].reshape(-1, batch_dialogues)
-        order[start : start + window] = shuffler.permutation(batches).reshape(-1)
-    return order
+    steps = order.reshape(num_steps, batch_dialogues)
+    by_length = np.argsort(lengths[steps], axis=1, kind="stable")
+    return np.take_along_axis(steps, by_length, axis=1).reshape(-1)
 
 
 def _messages(source: Path) -> Iterator[list[dict[str, str]]]:

@@ -88,7 +88,7 @@ class HumanEvalBenchmark(Benchmark):
         except SandboxError as error:
             if self.without_sandbox == "refuse":
                 raise
-            progress.emit("note", message=f"{self.kind} is skipped: {error}")
+            progress.emit("note", text=f"{self.kind} is skipped: {error}")
             return BenchmarkResult(
                 benchmark=self.kind, settings=self.model_dump(mode="json"), figures={}, samples=[], note=str(error)
             )
