@@ -66,7 +66,7 @@ def test_a_recipe_is_called_as_its_file(path: Path) -> None:
 
 def test_the_schema_is_fresh() -> None:
     written = SCHEMA.read_text(encoding="utf-8")
-    assert written == schema_text(), f"{SCHEMA.name} is stale; run `make generate`"
+    assert written == schema_text(), f"{SCHEMA.name} is stale; run `make schema`"
 
 
 def test_the_schema_refuses_what_the_recipe_refuses() -> None:

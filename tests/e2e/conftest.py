@@ -76,7 +76,7 @@ class Workplace:
     @property
     def storage(self) -> Path:
         """Folder of the results."""
-        return self.folder / "artifacts"
+        return self.folder / self.recipe["storage"]
 
     @property
     def record(self) -> Path:
@@ -129,9 +129,23 @@ class Workplace:
             assert time.monotonic() < deadline, f"still running after the kill: {left}"
             time.sleep(0.1)
 
-    def models(self) -> dict[str, str]:
-        """Content digest of what must come out the same each time; scores hold times, and so differ."""
-        return {task: digest for task, digest in self.digests().items() if task in REPEATABLE}
+    def models(self) -> dict[str, dict[str, str]]:
+        """Digest of what must come out the same each time, by task: data and weights.
+
+        The curve beside the weights holds times, and so do scores.
+        """
+        found = {}
+        for task in REPEATABLE:
+            receipt = json.loads((self.record / "receipts" / f"{task}.json").read_text(encoding="utf-8"))
+            manifest = json.loads((self.local(receipt["uri"]) / "manifest.json").read_text(encoding="utf-8"))
+            digests = {stored["name"]: stored["sha256"] for stored in manifest["objects"]}
+            digests.pop("metrics.jsonl", None)
+            found[task] = digests
+        return found
+
+    def local(self, uri: str) -> Path:
+        """Returns the folder of a result, also in a storage that was copied here from elsewhere."""
+        return self.storage / Path(uri).parent.name / Path(uri).name
 
     def digests(self) -> dict[str, str]:
         """Content digest of each of the run's results, by task."""

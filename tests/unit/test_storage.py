@@ -222,7 +222,7 @@ def test_an_object_that_is_replaced_during_its_download_is_never_mixed(
 def test_a_large_transfer_shows_its_progress_in_bytes(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lemur.storage._PROGRESS_FROM_BYTES", MEGABYTE)
+    monkeypatch.setattr("lemur.storage.base._PROGRESS_FROM_BYTES", MEGABYTE)
     monkeypatch.setenv("LEMUR_PROGRESS", str(tmp_path / "events"))
     (tmp_path / "data").write_bytes(bytes(2 * MEGABYTE))
     storage.upload("data", tmp_path / "data")

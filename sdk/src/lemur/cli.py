@@ -7,7 +7,6 @@ Exit codes: 0 done; 1 failed; 2 the recipe cannot be run as written; 3 the gate 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -184,10 +183,9 @@ def report(
 @_reported
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from lemur.recipe_file import recipe_schema
+    from lemur.recipe_file import schema_text
 
-    json.dump(recipe_schema(), sys.stdout, indent=2)
-    print()
+    print(schema_text(), end="")
 
 
 @app.callback()

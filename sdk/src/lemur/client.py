@@ -163,6 +163,7 @@ def _execute(arguments: dict[str, Any], *, work: Path, listener: Listener) -> No
         sys.executable,
         "-m",
         "lemur.local_pipeline",
+        str(os.getpid()),
         str(compiled_pipeline("base_to_agent")),
         str(work / "arguments.json"),
         str(work / "kfp"),

@@ -1,7 +1,7 @@
 """Runs a compiled pipeline on this machine, in a process of its own.
 
-`python -m lemur.local_pipeline PIPELINE ARGUMENTS ROOT`: the Kubeflow Pipelines SDK executes the same compiled
-file that a cluster takes, each step as a subprocess of this interpreter. It is a process of its own so that
+`python -m lemur.local_pipeline PARENT_PID PIPELINE ARGUMENTS ROOT`: the Kubeflow Pipelines SDK executes the same
+compiled file that a cluster takes, each step as a subprocess of this interpreter. It is a process of its own so that
 whoever started it can stop everything below it, and need not import the SDK.
 """
 
@@ -13,12 +13,14 @@ import sys
 import warnings
 from pathlib import Path
 
+from lemur.lifeline import end_with_parent
 from lemur.stages.envelope import RUNNER_VARIABLE
 
 
 def main() -> int:
     """Runs the pipeline; returns 1 when a step failed."""
-    pipeline, arguments, root = (Path(argument) for argument in sys.argv[1:])
+    end_with_parent(int(sys.argv[1]))
+    pipeline, arguments, root = (Path(argument) for argument in sys.argv[2:])
     # Steps are started as `python3`: it must be this interpreter, wherever PATH points.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ[RUNNER_VARIABLE] = str(os.getpid())

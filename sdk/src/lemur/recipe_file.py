@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -67,7 +66,3 @@ def recipe_schema() -> dict[str, Any]:
 def schema_text() -> str:
     """Returns the schema as it is kept in `recipes/recipe.schema.json`."""
     return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(schema_text())

@@ -1,27 +1,22 @@
 """Runs a command that ends when the process which started it ends, however that happens.
 
-`python -m lemur.serving.tether PARENT_PID COMMAND …`. Linux signals a process when its parent dies if the
-process asked for it; asking here and not between fork and exec keeps clear of the parent's threads.
+`python -m lemur.serving.tether PARENT_PID COMMAND …` becomes the command, bound to its parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+from lemur.lifeline import end_with_parent
 
 
 def main() -> None:
-    """Asks for the signal and becomes the command."""
+    """Binds this process and becomes the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    if sys.platform == "linux":
-        # SIGTERM, so that a server with workers of its own can end them.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            sys.exit("the process that started this server is gone")
+    # SIGTERM, so that a server with workers of its own can end them.
+    end_with_parent(parent, signal.SIGTERM)
     os.execv(command[0], command)
 
 
