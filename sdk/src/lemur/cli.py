@@ -7,6 +7,8 @@ Exit codes: 0 done; 1 failed; 2 the recipe cannot be run as written; 3 the gate 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -121,8 +123,14 @@ def run(recipe: RecipeArgument, overrides: Overrides = [], as_json: AsJson = Fal
     console.print()
     console.print(summary_table(result.receipts))
     console.print(f"\nReport  [bold]{_shown(str(result.report))}[/bold]", soft_wrap=True)
-    console.print(f"Serve   [bold]lemur serve {target}[/bold]", soft_wrap=True)
-    console.print("Chat    [bold]lemur chat http://127.0.0.1:8000/v1[/bold]", soft_wrap=True)
+    console.print(f"Serve   [bold]{_program()} serve {target}[/bold]", soft_wrap=True)
+    console.print(f"Chat    [bold]{_program()} chat http://127.0.0.1:8000/v1[/bold]", soft_wrap=True)
+
+
+def _program() -> str:
+    """Returns what starts this program from the folder the command was given in."""
+    found = shutil.which("lemur")
+    return "lemur" if found and Path(found).samefile(sys.argv[0]) else _shown(str(Path(sys.argv[0]).absolute()))
 
 
 def _shown(location: str) -> str:

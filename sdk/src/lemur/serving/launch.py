@@ -43,7 +43,7 @@ def serve_forever(release: str, *, host: str, port: int, name: str, runtime: str
         log = Path(scratch) / "server.log"
         with server_process(command, name=name, port=port, log=log, ready_seconds=_READY_SECONDS) as process:
             url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"
-            progress.emit("note", text=f"{name} is served at {url}; talk to it with: lemur chat {url}")
+            progress.emit("note", text=f"{name} is served at {url}; talk to it with `lemur chat {url}`")
             progress.emit("note", text="Ctrl-C stops it")
             try:
                 status = process.wait()

@@ -37,7 +37,8 @@ class LoadedModel:
         defaults = model.generation_config
         ends = defaults.eos_token_id
         self.end_ids = frozenset([ends] if isinstance(ends, int) else ends or [])
-        self.default_temperature = 1.0 if defaults.temperature is None else float(defaults.temperature)
+        # As `generate` does: a model that does not ask to be sampled from gives its likeliest answer.
+        self.default_temperature = float(defaults.temperature or 1.0) if defaults.do_sample else 0.0
         self.default_top_p = 1.0 if defaults.top_p is None else float(defaults.top_p)
 
     def forward(
