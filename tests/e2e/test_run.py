@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -14,21 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lemur.run_record import TASKS
 from tests.e2e.conftest import LEMUR, Workplace, small_recipe
-
-TASKS = [
-    "tokens",
-    "dialogues",
-    "initial",
-    "base",
-    "chat",
-    "scores_initial",
-    "scores_base",
-    "scores_chat",
-    "verdict",
-    "release",
-    "endpoint",
-]
 
 
 @pytest.fixture
@@ -90,6 +79,29 @@ def test_the_release_loads_with_transformers_and_replies_end_by_themselves(finis
         assert name in card
 
 
+def test_the_release_is_served_and_answers_as_the_readme_says(finished: Workplace) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (curl,) = re.findall(r"^```console\n(curl .*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = subprocess.Popen([LEMUR, "serve", str(finished.record), "--port", str(port)], stderr=subprocess.PIPE)
+    try:
+        assert served.stderr is not None
+        while b"is served at" not in (line := served.stderr.readline()):
+            assert line, "the server ended"
+        answer = subprocess.run(
+            ["bash", "-c", curl.replace(":8000", f":{port}")], capture_output=True, text=True, check=True
+        )
+        assert json.loads(answer.stdout)["choices"][0]["message"]["role"] == "assistant", answer.stdout
+        url = f"http://127.0.0.1:{port}/v1"
+        said = subprocess.run([LEMUR, "chat", url, "--message", "print(3 < 7)"], capture_output=True, check=True)
+        assert said.stdout.strip()
+    finally:
+        served.terminate()
+        served.wait(30)
+
+
 def test_a_refused_model_is_not_published(again: Workplace) -> None:
     again.recipe["gate"]["rules"] = [{"benchmark": "expressions", "metric": "accuracy", "minimum": 0.999}]
     (again.storage / "releases").rename(again.folder / "aside")
@@ -105,7 +117,7 @@ def test_a_refused_model_is_not_published(again: Workplace) -> None:
 @pytest.mark.parametrize(
     ("removed", "moment"),
     [
-        (TASKS, progressed("tokenize code")),
+        (list(TASKS), progressed("tokenize code")),
         (["base"], progressed("pretrain", 25)),
         (["chat"], progressed("finetune", 12)),
         (["release"], lambda events: any(e["event"] == "stage" and e["name"] == "publish" for e in events)),

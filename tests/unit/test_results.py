@@ -16,7 +16,8 @@ from lemur.errors import IntegrityError, StorageError
 from lemur.receipt import MANIFEST_NAME, Receipt
 from lemur.results import discard, fetch, find_result, lineage, read_manifest, write_result
 from lemur.reuse import damaged_objects
-from lemur.storage.base import PARTIAL_PREFIX, Storage, open_storage
+from lemur.storage import open_storage
+from lemur.storage.base import PARTIAL_PREFIX, Storage
 
 PREFIX = "tokens/0123456789abcdef"
 CONTENT = {"dataset.json": b"{}", "shards/code/00000.bin": b"0123456789", "tokenizer/tokenizer.json": b"{ }"}

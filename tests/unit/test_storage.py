@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from lemur.errors import IntegrityError, StorageError
 from lemur.receipt import MANIFEST_NAME, StoredObject
-from lemur.storage.base import PARTIAL_PREFIX, ObjectInfo, Storage, in_parallel, open_storage
+from lemur.storage import open_storage
+from lemur.storage.base import PARTIAL_PREFIX, ObjectInfo, Storage, in_parallel
 
 MEGABYTE = 1024 * 1024
 

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from lemur.errors import IntegrityError
 from lemur.receipt import MANIFEST_NAME, Kind, Manifest, Receipt, StoredObject, canonical_json
+from lemur.storage import open_storage
 from lemur.storage.base import (
     PARTIAL_PREFIX,
     Storage,
     byte_counter,
     checked_name,
     in_parallel,
-    open_storage,
 )
 from lemur.storage.integrity import check_file, describe
 

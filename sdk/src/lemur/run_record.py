@@ -13,20 +13,20 @@ from typing import Any
 from lemur.receipt import Receipt
 from lemur.storage import Storage, open_storage
 
-TASKS = (
-    "tokens",
-    "dialogues",
-    "initial",
-    "base",
-    "chat",
-    "scores_initial",
-    "scores_base",
-    "scores_chat",
-    "verdict",
-    "release",
-    "endpoint",
-)
-"""What a run makes, in the order it is made."""
+TASKS = {
+    "tokens": "token mixture",
+    "dialogues": "dialogues for tuning",
+    "initial": "initial model",
+    "base": "base model",
+    "chat": "chat model",
+    "scores_initial": "scores of the initial model",
+    "scores_base": "scores of the base model",
+    "scores_chat": "scores of the chat model",
+    "verdict": "gate's verdict",
+    "release": "release",
+    "endpoint": "first dialogues with the release",
+}
+"""What a run makes, in order, as people call it."""
 
 
 class RunRecord:

@@ -131,6 +131,10 @@ def _shortages(plan: SourcePlan) -> list[str]:
     ]
 
 
+_MARKUP_TOKENS = 12
+"""What ChatML adds to a dialogue of two turns, the usual one: start, role, end and two line feeds for each."""
+
+
 def plan_dialogues(recipe: Recipe) -> tuple[list[DialoguesPlan], list[str]]:
     """Plans what is read of each source of dialogues in one epoch, and lists the problems found."""
     plans, problems = [], []
@@ -138,13 +142,12 @@ def plan_dialogues(recipe: Recipe) -> tuple[list[DialoguesPlan], list[str]]:
         size = _size(source, recipe.model.tokenizer.vocab_size)
         if size.problem:
             problems.append(f"data.dialogues[{index}] ({source.name!r}): {size.problem}")
+        num_dialogues = None if size.problem else _num_dialogues(source)
+        tokens = size.tokens
+        if size.known_from == "bytes" and tokens is not None and num_dialogues is not None:
+            tokens += num_dialogues * _MARKUP_TOKENS
         plans.append(
-            DialoguesPlan(
-                name=source.name,
-                repeats=source.weight,
-                num_dialogues=None if size.problem else _num_dialogues(source),
-                tokens=size.tokens,
-            )
+            DialoguesPlan(name=source.name, repeats=source.weight, num_dialogues=num_dialogues, tokens=tokens)
         )
     return plans, problems
 

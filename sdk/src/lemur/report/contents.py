@@ -15,24 +15,10 @@ from lemur.errors import LemurError
 from lemur.evaluation.benchmark import BenchmarkResult, Figure, Sample
 from lemur.evaluation.gate import Judgement, Verdict
 from lemur.receipt import Receipt
+from lemur.run_record import TASKS
 
 ROLES = ("initial", "base", "chat")
 """The models of a run, in the order they are made."""
-
-TASKS = {
-    "tokens": "token mixture",
-    "dialogues": "dialogues for tuning",
-    "initial": "initial model",
-    "base": "base model",
-    "chat": "chat model",
-    "scores_initial": "scores of the initial model",
-    "scores_base": "scores of the base model",
-    "scores_chat": "scores of the chat model",
-    "verdict": "gate's verdict",
-    "release": "release",
-    "endpoint": "first dialogues with the release",
-}
-"""What a run makes, in order, as people call it."""
 
 Read = TypeVar("Read")
 

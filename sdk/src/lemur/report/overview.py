@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from lemur import units
 from lemur.receipt import Receipt
-from lemur.report.contents import ROLES, TASKS, Contents, figures_of, seconds_of
+from lemur.report.contents import ROLES, Contents, figures_of, seconds_of
 from lemur.report.scores import comparison, judged_metrics, metric_title
+from lemur.run_record import TASKS
 
 
 class Badge(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any
 from lemur import __version__, units
 from lemur.receipt import Receipt
 from lemur.report import overview, scores, training
-from lemur.report.contents import TASKS, Contents, confidence_of, read_contents
+from lemur.report.contents import Contents, confidence_of, read_contents
+from lemur.run_record import TASKS
 
 
 def write_report(

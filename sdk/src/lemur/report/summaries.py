@@ -9,7 +9,8 @@ from lemur import units
 from lemur.evaluation.benchmark import Figure
 from lemur.evaluation.gate import Verdict
 from lemur.receipt import Receipt
-from lemur.report.contents import ROLES, TASKS, MetricKey, confidence_of, figures_of, is_part
+from lemur.report.contents import ROLES, MetricKey, confidence_of, figures_of, is_part
+from lemur.run_record import TASKS
 
 if TYPE_CHECKING:
     from rich.table import Table

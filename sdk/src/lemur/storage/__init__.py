@@ -1,5 +1,6 @@
 """Where bytes live: `file://` and `s3://` behind one small interface."""
 
-from lemur.storage.base import ObjectInfo, Storage, open_storage
+from lemur.storage.base import ObjectInfo, Storage
+from lemur.storage.opening import open_storage
 
 __all__ = ["ObjectInfo", "Storage", "open_storage"]

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote
 
 from lemur import progress
 from lemur.errors import StorageError
@@ -130,32 +129,6 @@ class Storage(ABC):
     def local_path(self, name: str = "") -> Path | None:
         """Returns the path of an object (or of the prefix) where objects are files, else `None`."""
         return None
-
-
-def open_storage(uri: str) -> Storage:
-    """Opens the storage that a URI names; nothing is contacted yet.
-
-    Args:
-        uri: `s3://bucket/prefix`, `file:///folder`, or a plain path, which is taken from the working folder.
-
-    Raises:
-        StorageError: A URI of another kind, or S3 without credentials.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if separator and scheme == "s3":
-        from lemur.storage.s3 import open_s3
-
-        bucket, _, prefix = rest.partition("/")
-        return open_s3(bucket, "/".join(part for part in prefix.split("/") if part))
-    from lemur.storage.file import FileStorage
-
-    if not separator and uri:
-        return FileStorage(Path(uri).expanduser().resolve())
-    if scheme == "file" and rest.startswith("/"):
-        return FileStorage(Path(unquote(rest)).resolve())
-    raise StorageError(
-        f"{uri!r} is not a storage: write s3://bucket/prefix, file:///absolute/folder (three slashes) or a plain path"
-    )
 
 
 def checked_name(name: str) -> str:
