@@ -146,9 +146,7 @@ def plan_dialogues(recipe: Recipe) -> tuple[list[DialoguesPlan], list[str]]:
         tokens = size.tokens
         if size.known_from == "bytes" and tokens is not None and num_dialogues is not None:
             tokens += num_dialogues * _MARKUP_TOKENS
-        plans.append(
-            DialoguesPlan(name=source.name, repeats=source.weight, num_dialogues=num_dialogues, tokens=tokens)
-        )
+        plans.append(DialoguesPlan(name=source.name, repeats=source.weight, num_dialogues=num_dialogues, tokens=tokens))
     return plans, problems
 
 
