@@ -201,6 +201,9 @@ def test_without_a_sandbox_nothing_is_asked_and_nothing_runs(
             humaneval().evaluate(served, setting)
         with serving(stub) as served:
             skipped = humaneval(without_sandbox="skip").evaluate(served, setting)
+        # Scores with and without it are kept apart by this.
+        assert humaneval(without_sandbox="skip").unavailable() == skipped.note
+        assert humaneval().unavailable() is None
     finally:
         open_sandbox.cache_clear()
     assert skipped.figures == {}

@@ -114,6 +114,13 @@ class Benchmark(Plugin, abstract=True):
     version: ClassVar[int] = 1
     """Counts changes of the prompts or the scoring; scores of another version are not taken for these."""
 
+    def unavailable(self) -> str | None:
+        """Returns why this benchmark would be skipped on this machine; `None` where it would run, or fail.
+
+        Scores without it are kept apart from scores with it, so that they are made again where it can run.
+        """
+        return None
+
     @abstractmethod
     def evaluate(self, model: ServedModel, setting: Setting) -> BenchmarkResult:
         """Asks the model and scores the answers.

@@ -41,6 +41,7 @@ def evaluate(
         section, server = EvaluationSection.model_validate(evaluation), ServingSection.model_validate(serving)
         asked = {"evaluation": section.model_dump(mode="json", exclude={"concurrency"}), "role": role}
         asked["versions"] = {benchmark.kind: benchmark.version for benchmark in section.benchmarks}
+        asked["skipped"] = [benchmark.kind for benchmark in section.benchmarks if benchmark.unavailable()]
         asked["runtime"] = server.runtime.model_dump(mode="json")
         parents = {"model": model, "tokens": tokens}
         key = result_key("evaluate", asked, parents)

@@ -74,6 +74,16 @@ class HumanEvalBenchmark(Benchmark):
             )
         return self
 
+    def unavailable(self) -> str | None:
+        """Returns why there is no sandbox, where the recipe goes on without one."""
+        if self.without_sandbox == "refuse":
+            return None
+        try:
+            open_sandbox()
+        except SandboxError as error:
+            return str(error)
+        return None
+
     def evaluate(self, model: ServedModel, setting: Setting) -> BenchmarkResult:
         """Asks for every function and runs every answer.
 
@@ -83,15 +93,13 @@ class HumanEvalBenchmark(Benchmark):
             ServingError: The server is gone.
         """
         started = time.monotonic()
-        try:
-            sandbox = open_sandbox()
-        except SandboxError as error:
-            if self.without_sandbox == "refuse":
-                raise
-            progress.emit("note", text=f"{self.kind} is skipped: {error}")
+        reason = self.unavailable()
+        if reason:
+            progress.emit("note", text=f"{self.kind} is skipped: {reason}")
             return BenchmarkResult(
-                benchmark=self.kind, settings=self.model_dump(mode="json"), figures={}, samples=[], note=str(error)
+                benchmark=self.kind, settings=self.model_dump(mode="json"), figures={}, samples=[], note=reason
             )
+        sandbox = open_sandbox()
         problems = {problem.task_id: problem for problem in load_problems(Path(self.path) if self.path else None)}
         answers = ask(
             [self._question(problem, model.chat) for problem in problems.values()],
