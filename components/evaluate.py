@@ -17,18 +17,7 @@ def evaluate(
     tokens: Input[Dataset],
     scores: Output[Metrics],
 ):
-    """Serves a model and scores its answers.
-
-    Args:
-        name: Name of the run.
-        storage: Where results live.
-        role: Which model of the run this is: `initial`, `base` or `chat`.
-        evaluation: The recipe's evaluation section.
-        serving: The recipe's serving section; its runtime serves the model.
-        model: Receipt of the model.
-        tokens: Receipt of the token dataset, which holds the held-out documents.
-        scores: Receipt of the scores; its metrics show in the UI.
-    """
+    """Serves one model of the run (`role`: initial, base or chat) and scores its answers."""
     from lemur import stages
 
     made = stages.evaluate(

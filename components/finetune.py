@@ -16,17 +16,7 @@ def finetune(
     dialogues: Input[Dataset],
     chat: Output[Model],
 ):
-    """Tunes the base model on dialogues.
-
-    Args:
-        name: Name of the run.
-        storage: Where results live.
-        finetune: The recipe's finetune section.
-        hardware: The recipe's hardware section.
-        base: Receipt of the pretrained model.
-        dialogues: Receipt of the dialogues.
-        chat: Receipt of the tuned model.
-    """
+    """Tunes the base model on the dialogues into the chat model."""
     from lemur import stages
 
     made = stages.finetune(

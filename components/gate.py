@@ -17,18 +17,7 @@ def gate(
     chat: Input[Metrics],
     verdict: Output[Artifact],
 ):
-    """Judges the tuned model; the verdict is stored whatever it says.
-
-    Args:
-        name: Name of the run.
-        storage: Where results live.
-        gate: The recipe's gate section.
-        evaluation: The recipe's evaluation section; its level of confidence is used.
-        initial: Receipt of the initial model's scores.
-        base: Receipt of the base model's scores.
-        chat: Receipt of the tuned model's scores.
-        verdict: Receipt of the verdict.
-    """
+    """Judges the scores of the chat model against the other two's; the verdict is stored whatever it says."""
     from lemur import stages
 
     scores = {"initial": stages.take(initial), "base": stages.take(base), "chat": stages.take(chat)}

@@ -8,16 +8,7 @@ from components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def mix(name: str, storage: str, model: dict, data: dict, tokens: Output[Dataset], dialogues: Output[Dataset]):
-    """Tokenizes and mixes the sources, and collects the dialogues.
-
-    Args:
-        name: Name of the run.
-        storage: Where results live.
-        model: The recipe's model section.
-        data: The recipe's data section.
-        tokens: Receipt of the token dataset.
-        dialogues: Receipt of the dialogues.
-    """
+    """Tokenizes and mixes the sources, and collects the dialogues; hands on a receipt of each."""
     from lemur import stages
 
     made = stages.mix(name=name, storage=storage, model=model, data=data)

@@ -17,18 +17,7 @@ def pretrain(
     initial: Output[Model],
     base: Output[Model],
 ):
-    """Makes the initial model and trains it into the base model.
-
-    Args:
-        name: Name of the run.
-        storage: Where results live.
-        model: The recipe's model section.
-        pretrain: The recipe's pretrain section.
-        hardware: The recipe's hardware section.
-        tokens: Receipt of the token dataset.
-        initial: Receipt of the model before training.
-        base: Receipt of the model after it.
-    """
+    """Makes the initial model and trains it on the mixture into the base model; hands on a receipt of each."""
     from lemur import stages
 
     made = stages.pretrain(

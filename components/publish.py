@@ -8,15 +8,7 @@ from components.images import image
 
 @dsl.component(base_image=image("serve"), install_kfp_package=False)
 def publish(name: str, storage: str, chat: Input[Model], verdict: Input[Artifact], release: Output[Model]):
-    """Writes the release, or stops the run where the verdict refuses it.
-
-    Args:
-        name: Name of the run and of its release.
-        storage: Where results live.
-        chat: Receipt of the tuned model.
-        verdict: Receipt of the gate's verdict.
-        release: Receipt of the release.
-    """
+    """Writes the release, or stops the run where the verdict refuses it."""
     from lemur import stages
 
     made = stages.publish(name=name, storage=storage, chat=stages.take(chat), verdict=stages.take(verdict))

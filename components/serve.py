@@ -8,15 +8,7 @@ from components.images import image
 
 @dsl.component(base_image=image("serve"), install_kfp_package=False)
 def serve(name: str, storage: str, serving: dict, release: Input[Model], endpoint: Output[Artifact]):
-    """Serves the release and keeps what it says to the recipe's prompts.
-
-    Args:
-        name: Name of the run.
-        storage: Where results live.
-        serving: The recipe's serving section.
-        release: Receipt of the release.
-        endpoint: Receipt of the endpoint: how to serve it, and its first dialogues.
-    """
+    """Serves the release, and keeps what it says to the first prompts."""
     from lemur import stages
 
     made = stages.serve(name=name, storage=storage, serving=serving, release=stages.take(release))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from lemur.serving.generation import Generation, PlacedScore, Update
@@ -13,7 +14,7 @@ _LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot write; vLLM uses the same."""
 
 
-class AnswerFormat:
+class AnswerFormat(ABC):
     """Writes the answers to one request; the base of the two endpoints' formats.
 
     Args:
@@ -46,13 +47,13 @@ class AnswerFormat:
         """Returns the first piece of a choice, sent before any token is made; `None` where it has none."""
         return None
 
+    @abstractmethod
     def choice(self, index: int, generation: Generation, update: Update) -> dict[str, Any]:
         """Returns a choice of a whole answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, index: int, generation: Generation, update: Update, *, is_first: bool) -> dict[str, Any]:
         """Returns what is new in a choice of a streamed answer; `is_first` tells the update that begins it."""
-        raise NotImplementedError
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
