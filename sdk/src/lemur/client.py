@@ -173,6 +173,8 @@ def _execute(arguments: dict[str, Any], *, work: Path, listener: Listener) -> No
         EVENTS_VARIABLE: str(events),
         "TMPDIR": str(scratch),
         "LEMUR_CACHE": str(cache_folder()),
+        # Logs of training jobs are named in errors, so they outlive the run's temporary files.
+        "LEMUR_WORK": str(work / "jobs"),
     }
     failure: dict[str, Any] = {}
     with log.open("w", encoding="utf-8") as output, events.open(encoding="utf-8") as lines:

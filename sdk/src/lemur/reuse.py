@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lemur.errors import IntegrityError
 from lemur.progress import emit
-from lemur.receipt import MANIFEST_NAME, Receipt
+from lemur.receipt import MANIFEST_NAME, Receipt, StoredObject
 from lemur.results import DAMAGED_NAME, find_result, manifest_of
-from lemur.storage import open_storage
+from lemur.storage import Storage, open_storage
 from lemur.storage.integrity import check_file
 
 
@@ -57,20 +57,18 @@ def damaged_objects(receipt: Receipt) -> list[str]:
     if absent or DAMAGED_NAME not in sizes:
         return absent
     marked = set(json.loads(storage.read(DAMAGED_NAME)))
-    return [stored.name for stored in manifest.objects if stored.name in marked and not _whole(receipt, stored.name)]
+    return [stored.name for stored in manifest.objects if stored.name in marked and not _whole(storage, stored)]
 
 
-def _whole(receipt: Receipt, name: str) -> bool:
+def _whole(storage: Storage, stored: StoredObject) -> bool:
     """Reads an object again: what a reader found altered may have been altered on its way."""
-    storage = open_storage(receipt.uri)
-    (stored,) = [stored for stored in manifest_of(receipt.uri, receipt.digest).objects if stored.name == name]
     try:
-        path = storage.local_path(name)
+        path = storage.local_path(stored.name)
         if path:
-            check_file(storage.uri_of(name), path, stored)
+            check_file(storage.uri_of(stored.name), path, stored)
         else:
             with tempfile.TemporaryDirectory(prefix="lemur-check-") as scratch:
-                storage.download(name, Path(scratch) / "object", stored)
+                storage.download(stored.name, Path(scratch) / "object", stored)
     except IntegrityError:
         return False
     return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lemur.receipt import Receipt
 from lemur.recipe import DataSection, FinetuneSection, HardwareSection, ModelSection, PretrainSection
 from lemur.stages.envelope import stage
+
+if TYPE_CHECKING:
+    from lemur.training.run import Pretrained
 
 Json = dict[str, Any]
 """A section of the recipe as the pipeline carries it."""
@@ -19,15 +22,6 @@ class Mixed(NamedTuple):
     """The token mixture, with its tokenizer and held-out documents."""
     dialogues: Receipt
     """The dialogues for tuning."""
-
-
-class Pretrained(NamedTuple):
-    """What the pretrain stage makes."""
-
-    initial: Receipt
-    """The model before training."""
-    base: Receipt
-    """The model after it."""
 
 
 def mix(*, name: str, storage: str, model: Json, data: Json) -> Mixed:
@@ -70,7 +64,9 @@ def pretrain(*, name: str, storage: str, model: Json, pretrain: Json, hardware: 
         made = training.pretrain(
             model=sections[0], pretrain=sections[1], hardware=sections[2], tokens=tokens, storage=storage, run=name
         )
-        return Pretrained(running.keep("initial", made.initial), running.keep("base", made.base))
+        running.keep("initial", made.initial)
+        running.keep("base", made.base)
+        return made
 
 
 def finetune(*, name: str, storage: str, finetune: Json, hardware: Json, base: Receipt, dialogues: Receipt) -> Receipt:
