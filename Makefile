@@ -17,7 +17,7 @@ export UV_LINK_MODE ?= $(shell [ "$$(stat -c %d . 2>/dev/null)" = "$$(stat -c %d
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test sandbox lint types contracts check compile schema lock clean ci
+.PHONY: help quickstart setup setup-dev test sandbox lint types contracts check compile schema lock clean ci bench-data
 
 ##@ Use
 
@@ -57,6 +57,11 @@ check: lint types contracts ## Lint, types and import contracts
 
 ci: check test ## All that continuous integration asks for
 
+##@ Measure
+
+bench-data: setup-dev $(VENV)-peers/.installed-data ## Measure the data engine beside other tools
+	$(BIN)/python -m benchmarks.data --peers-python $(VENV)-peers/bin/python
+
 ##@ Generate
 
 compile: setup-dev ## Compile the pipelines into pipelines/compiled
@@ -75,6 +80,12 @@ clean: ## Remove .venv and the quickstart's results
 # A stamp for each set of extras: nothing is installed twice while the lock and the project file stay as they are.
 $(VENV)/.installed-%: requirements.lock pyproject.toml | $(BIN)/uv
 	$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.lock --editable '.[$*]'
+	@touch $@
+
+# Other tools pin other versions, so they live in an environment of their own.
+$(VENV)-peers/.installed-%: benchmarks/requirements-%.txt | $(BIN)/uv
+	$(BIN)/uv venv --quiet --allow-existing $(VENV)-peers
+	$(BIN)/uv pip install --python $(VENV)-peers/bin/python --requirement $<
 	@touch $@
 
 $(BIN)/uv:

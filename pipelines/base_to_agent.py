@@ -9,9 +9,11 @@ from components.evaluate import evaluate as evaluate_step
 from components.finetune import finetune as finetune_step
 from components.gate import gate as gate_step
 from components.mix import mix as mix_step
+from components.partition import partition as partition_step
 from components.pretrain import pretrain as pretrain_step
 from components.publish import publish as publish_step
 from components.serve import serve as serve_step
+from components.tokenize import tokenize as tokenize_step
 
 
 @dsl.pipeline(name="base-to-agent")
@@ -42,7 +44,15 @@ def base_to_agent(
         hardware: The recipe's hardware section.
     """
     run = {"name": name, "storage": storage}
-    mixed = mix_step(**run, model=model, data=data)
+    listed = partition_step(**run, model=model, data=data)
+    with dsl.ParallelFor(listed.outputs["Output"]) as worker:
+        tokenized = tokenize_step(**run, data=data, worker=worker, partitions=listed.outputs["partitions"])
+    mixed = mix_step(
+        **run,
+        data=data,
+        partitions=listed.outputs["partitions"],
+        documents=dsl.Collected(tokenized.outputs["documents"]),
+    )
     trained = pretrain_step(**run, model=model, pretrain=pretrain, hardware=hardware, tokens=mixed.outputs["tokens"])
     tuned = finetune_step(
         **run,

@@ -12,7 +12,13 @@ from pydantic import ValidationError
 
 from lemur.plugins import Plugin, discover
 
-FOLDERS = ("lemur.data.sources", "lemur.training.backends", "lemur.evaluation.benchmarks", "lemur.serving.runtimes")
+FOLDERS = (
+    "lemur.data.sources",
+    "lemur.data.filters",
+    "lemur.training.backends",
+    "lemur.evaluation.benchmarks",
+    "lemur.serving.runtimes",
+)
 VARIANTS = [
     pytest.param(folder, kind, variant, id=f"{folder.rpartition('.')[2]}-{kind}")
     for folder in FOLDERS
@@ -20,9 +26,12 @@ VARIANTS = [
 ]
 HEAVY = (
     "accelerate", "datasets", "fastapi", "httpx", "huggingface_hub", "inspect_ai", "kfp", "minio", "numpy", "openai",
-    "peft", "pyarrow", "tokenizers", "torch", "transformers", "trl", "uvicorn", "zstandard",
+    "orjson", "peft", "py3langid", "pyarrow", "tokenizers", "torch", "transformers", "trl", "uvicorn", "zstandard",
 )  # fmt: skip
-SAMPLE_VALUES: dict[str, Any] = {"name": "sample", "root": "folder", "dataset": "owner/name"}
+SAMPLE_VALUES: dict[str, Any] = {
+    "name": "sample", "root": "folder", "dataset": "owner/name",
+    "field": "licence", "values": ["mit"], "languages": ["en"],
+}  # fmt: skip
 """Values for fields without a default."""
 
 

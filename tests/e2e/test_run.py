@@ -31,6 +31,9 @@ def again(finished: Workplace, tmp_path: Path) -> Workplace:
 def remove(workplace: Workplace, *tasks: str) -> None:
     """Removes results, as if the run had not come to them."""
     for task in tasks:
+        if task == "documents":
+            shutil.rmtree(workplace.storage / task)
+            continue
         receipt = json.loads((workplace.record / "receipts" / f"{task}.json").read_text(encoding="utf-8"))
         shutil.rmtree(workplace.local(receipt["uri"]))
 
@@ -54,7 +57,7 @@ def test_a_second_run_makes_nothing_again_and_says_so(again: Workplace) -> None:
     before = again.digests()
     output = again.run()
     assert again.digests() == before
-    for stage in ("mix", "pretrain", "finetune", "evaluate base", "gate", "publish", "serve"):
+    for stage in ("partition", "tokenize", "mix", "pretrain", "finetune", "evaluate base", "gate", "publish", "serve"):
         assert f"{stage}: unchanged" in output
     assert not [event for event in again.events if event.get("unit") in {"steps", "tokens", "samples"}]
 
@@ -117,12 +120,12 @@ def test_a_refused_model_is_not_published(again: Workplace) -> None:
 @pytest.mark.parametrize(
     ("removed", "moment"),
     [
-        (list(TASKS), progressed("tokenize code")),
+        ([*TASKS, "documents"], progressed("tokenize")),
         (["base"], progressed("pretrain", 25)),
         (["chat"], progressed("finetune", 12)),
         (["release"], lambda events: any(e["event"] == "stage" and e["name"] == "publish" for e in events)),
     ],
-    ids=["mix", "pretrain", "finetune", "publish"],
+    ids=["tokenize", "pretrain", "finetune", "publish"],
 )
 def test_a_killed_run_goes_on_and_ends_the_same(
     again: Workplace, removed: list[str], moment: Callable[[list[dict[str, Any]]], bool]
@@ -135,15 +138,15 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     assert set(again.digests()) == set(TASKS)
 
 
-def test_a_corrupted_shard_is_named_and_mended_by_the_next_run(again: Workplace) -> None:
+def test_corrupted_tokens_are_named_and_mended_by_the_next_run(again: Workplace) -> None:
     wanted = again.models()
-    (shard,) = (again.storage / "tokens").glob("*/shards/code/*.bin")
-    content = bytearray(shard.read_bytes())
+    tokens = max((again.storage / "documents").glob("*/tokens.bin"), key=lambda path: path.stat().st_size)
+    content = bytearray(tokens.read_bytes())
     content[1000] ^= 1
-    shard.write_bytes(content)
+    tokens.write_bytes(content)
     remove(again, "base", "initial")
     output = again.run(exit_code=5)
-    assert shard.name in output
+    assert f"{tokens.parent.name}/{tokens.name}" in output
     assert "run again" in output
     again.run()
     assert again.models() == wanted

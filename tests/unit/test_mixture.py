@@ -1,65 +1,23 @@
-"""The mixture: exact shares in every prefix, and an order that is computed, not stored."""
+"""The mixture: where each place leads, and an order that is computed, not stored."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemur.errors import PlanError
-from lemur.mixture import MAX_PERIOD, Mixture, mixture_shares, permutation_keys, permute
+from lemur.mixture import Mixture, mixture_shares
+from lemur.permutation import permutation_keys, permute
 from lemur.recipe import DataSection
-
-short_decimals = st.lists(st.integers(1, 400).map(lambda value: value / 4), min_size=1, max_size=12)
-any_weights = st.lists(st.floats(0.01, 100), min_size=1, max_size=6)
 
 
 def mixture_of(weights: list[float], *, num_sequences: int = 50, seed: int = 0) -> Mixture:
     return Mixture([(f"source-{index}", weight, num_sequences) for index, weight in enumerate(weights)], seed)
-
-
-def largest_deviation(mixture: Mixture, shares: list[float], *, first: int = 0, num_places: int) -> float:
-    """Follows every prefix and returns the largest distance of a source's count from its share."""
-    sources, _, _ = mixture.locate_many(np.arange(first, first + num_places))
-    before = list(mixture.counts(first).values())
-    prefixes = np.arange(first + 1, first + num_places + 1)
-    return max(
-        float(np.abs(before[index] + np.cumsum(sources == index) - prefixes * share).max())
-        for index, share in enumerate(shares)
-    )
-
-
-@given(short_decimals)
-@example([10.0, 1.0])
-@example([1.0] * 12)
-@example([100.0] + [0.25] * 11)
-@settings(deadline=None, max_examples=40)
-def test_every_prefix_holds_each_source_within_one_sequence_of_its_requested_share(weights: list[float]) -> None:
-    mixture = mixture_of(weights)
-    requested = [weight / sum(weights) for weight in weights]
-
-    assert mixture.rounding_error < 1e-15
-    assert largest_deviation(mixture, requested, num_places=2 * mixture.period) < 1
-    assert largest_deviation(mixture, requested, first=999_999_000, num_places=5000) < 1
-
-
-@given(any_weights)
-@settings(deadline=None, max_examples=5)
-def test_weights_without_a_common_period_are_rounded_by_no_more_than_is_said(weights: list[float]) -> None:
-    mixture = mixture_of(weights)
-    # Summed as the mixture sums them, so that the shares that were asked for are the same doubles.
-    requested = [weight / math.fsum(weights) for weight in weights]
-    slack = 1 / max(2 * len(weights) - 2, 1)
-    far = int(min(slack / max(mixture.rounding_error, 1e-12), 1e9))
-
-    assert max(np.abs(np.subtract(requested, mixture.shares))) <= mixture.rounding_error <= 1 / MAX_PERIOD
-    assert largest_deviation(mixture, list(mixture.shares), first=10**9, num_places=mixture.period) < 1
-    assert largest_deviation(mixture, requested, first=max(0, far - 2000), num_places=min(far, 2000)) < 1 + 1e-6
 
 
 @given(st.integers(1, 3000), st.integers(0, 9), st.integers(0, 9))
@@ -92,7 +50,7 @@ def test_an_order_looks_drawn_at_random() -> None:
 def test_an_epoch_reads_every_sequence_exactly_once(weights: list[int], sizes: list[int]) -> None:
     sources = [(f"s{index}", float(weight), sizes[index]) for index, weight in enumerate(weights)]
     mixture = Mixture(sources, seed=1)
-    num_places = 12 * mixture.period
+    num_places = 1500
     seen: dict[tuple[str, int], list[int]] = {}
     for place in range(num_places):
         location = mixture.locate(place)
@@ -143,7 +101,7 @@ def test_a_source_that_is_too_small_is_named_with_the_missing_tokens() -> None:
 
 
 def test_a_source_that_cannot_be_mixed_is_refused() -> None:
-    with pytest.raises(PlanError, match="'text' holds no complete sequence"):
+    with pytest.raises(PlanError, match="'text' holds no sequence"):
         Mixture([("code", 1, 5), ("text", 1, 0)], seed=0)
     with pytest.raises(PlanError, match="'text' has a share of 1e-09"):
         Mixture([("code", 1, 5), ("text", 1e-9, 5)], seed=0)

@@ -20,7 +20,7 @@ from lemur.storage import open_storage
 from lemur.storage.base import PARTIAL_PREFIX, Storage
 
 PREFIX = "tokens/0123456789abcdef"
-CONTENT = {"dataset.json": b"{}", "shards/code/00000.bin": b"0123456789", "tokenizer/tokenizer.json": b"{ }"}
+CONTENT = {"dataset.json": b"{}", "sequences/code/pieces.bin": b"0123456789", "tokenizer/tokenizer.json": b"{ }"}
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -91,7 +91,7 @@ def test_files_and_folders_become_objects_and_another_results_manifest_does_not(
 
 def test_some_objects_or_folders_can_be_fetched_alone(root: str, tmp_path: Path) -> None:
     receipt = write(root)
-    result_storage(receipt).delete("shards")
+    result_storage(receipt).delete("sequences")
     folder = fetch(receipt, tmp_path, ["tokenizer", "dataset.json"])
     assert (folder / "tokenizer/tokenizer.json").read_bytes() == b"{ }"
     with pytest.raises(IntegrityError, match=r"has no object 'tokenize'; it has dataset\.json"):
@@ -102,10 +102,10 @@ def test_a_second_fetch_takes_what_the_first_left_and_mends_the_rest(s3_root: st
     receipt = write(s3_root)
     fetch(receipt, tmp_path)
     (tmp_path / "dataset.json").write_bytes(b"[]")
-    untouched = (tmp_path / "shards/code/00000.bin").stat()
+    untouched = (tmp_path / "sequences/code/pieces.bin").stat()
     fetch(receipt, tmp_path)
     assert (tmp_path / "dataset.json").read_bytes() == b"{}"
-    assert (tmp_path / "shards/code/00000.bin").stat().st_mtime_ns == untouched.st_mtime_ns
+    assert (tmp_path / "sequences/code/pieces.bin").stat().st_mtime_ns == untouched.st_mtime_ns
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_damaged_object_is_refused_by_name_and_made_whole_by_writing_again(
     root: str, tmp_path: Path, damage: bytes | None, message: str
 ) -> None:
     receipt = write(root)
-    name = "shards/code/00000.bin"
+    name = "sequences/code/pieces.bin"
     if damage is None:
         result_storage(receipt).delete(name)
     else:
@@ -195,7 +195,7 @@ def test_the_old_manifest_goes_before_other_content_is_written(root: str, monkey
 
 
 def test_leftovers_of_an_unfinished_writing_are_gone_after_the_next(root: str) -> None:
-    open_storage(root).write(f"{PREFIX}/shards/code/00009.bin", b"from a run that was killed")
+    open_storage(root).write(f"{PREFIX}/sequences/code/firsts.bin", b"from a run that was killed")
     receipt = write(root)
     assert [found.name for found in result_storage(receipt).list()] == sorted([*CONTENT, MANIFEST_NAME])
 

@@ -44,6 +44,20 @@ def test_bytes_come_back_as_they_were_written(storage: Storage) -> None:
     assert storage.read("folder/a name.txt") == b"other"
 
 
+@pytest.mark.parametrize(("start", "length"), [(0, 1), (0, 10), (3, 4), (9, 1)])
+def test_a_part_of_an_object_comes_back(storage: Storage, start: int, length: int) -> None:
+    storage.write("folder/data", b"0123456789")
+    assert storage.read_range("folder/data", start, length) == b"0123456789"[start : start + length]
+
+
+@pytest.mark.parametrize(("start", "length", "found"), [(0, 11, 10), (8, 5, 2), (10, 1, 0), (2_000, 3, 0)])
+def test_a_part_that_an_object_does_not_hold_is_refused(storage: Storage, start: int, length: int, found: int) -> None:
+    storage.write("folder/data", b"0123456789")
+    message = f"folder/data was truncated: bytes {start:,} to {start + length:,} were asked for, and {found} of them"
+    with pytest.raises(IntegrityError, match=message):
+        storage.read_range("folder/data", start, length)
+
+
 @pytest.mark.parametrize("size_bytes", [0, 1, 33 * MEGABYTE + 3])
 def test_a_file_of_any_size_comes_back_with_its_digest(storage: Storage, tmp_path: Path, size_bytes: int) -> None:
     path = tmp_path / "data"
@@ -106,6 +120,8 @@ def test_keeping_some_deletes_the_rest(storage: Storage) -> None:
 def test_a_missing_object_is_named(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="folder/gone is missing"):
         storage.read("folder/gone")
+    with pytest.raises(IntegrityError, match="folder/gone is missing"):
+        storage.read_range("folder/gone", 0, 1)
     with pytest.raises(IntegrityError, match="folder/gone is missing"):
         storage.download("folder/gone", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

@@ -61,6 +61,7 @@ def _calls(storage: Storage, tmp_path: Path) -> dict[str, Callable[[], object]]:
     (tmp_path / "file").write_bytes(b"1")
     return {
         "read": lambda: storage.read("data"),
+        "read_range": lambda: storage.read_range("data", 0, 1),
         "write": lambda: storage.write("data", b"1"),
         "upload": lambda: storage.upload("data", tmp_path / "file"),
         "download": lambda: storage.download("data", tmp_path / "copy"),
@@ -70,7 +71,7 @@ def _calls(storage: Storage, tmp_path: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-_METHODS = ("read", "write", "upload", "download", "exists", "list", "delete")
+_METHODS = ("read", "read_range", "write", "upload", "download", "exists", "list", "delete")
 
 
 @pytest.mark.parametrize("method", _METHODS)
@@ -253,6 +254,15 @@ def test_a_download_whose_connection_breaks_goes_on_where_it_was(
     monkeypatch.setenv("AWS_ENDPOINT_URL", CuttingProxy(s3.endpoint, num_cuts=2, after_bytes=2_000_000).endpoint)
     open_storage(bucket).download("data", tmp_path / "copy", stored)
     assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_a_part_whose_connection_breaks_is_asked_for_again(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.use(monkeypatch)
+    bucket = s3.new_bucket()
+    data = os.urandom(4 * 1024 * 1024)
+    open_storage(bucket).write("data", data)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", CuttingProxy(s3.endpoint, num_cuts=2, after_bytes=1_000_000).endpoint)
+    assert open_storage(bucket).read_range("data", 1_000_000, 3_000_000) == data[1_000_000:4_000_000]
 
 
 def test_a_connection_that_keeps_breaking_is_given_up_with_one_error(

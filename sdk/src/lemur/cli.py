@@ -30,6 +30,9 @@ app = typer.Typer(
     "6 training, 7 no sandbox, 8 serving, 130 interrupted.",
 )
 
+data = typer.Typer(no_args_is_help=True, help="Look at what models read.")
+app.add_typer(data, name="data")
+
 Parameters = ParamSpec("Parameters")
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file.", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
@@ -185,6 +188,42 @@ def report(
     if not separator:
         raise RecipeError(f"{run!r} is not a run's record; give a path or URI that ends in runs/NAME")
     print(_shown(str(Client().report(storage, name))))
+
+
+@data.command()
+@_reported
+def inspect(
+    dataset: Annotated[str, typer.Argument(help="A tokens result, or a run's record; path or URI.", metavar="DATASET")],
+    samples: Annotated[
+        int | None, typer.Option(help="Show so many of the first sequences; 3 by default.", min=0, show_default=False)
+    ] = None,
+    places: Annotated[
+        list[int], typer.Option("--place", help="Show the sequence at this place of the stream instead.", min=0)
+    ] = [],  # noqa: B006
+    documents: Annotated[
+        list[str],
+        typer.Option("--document", metavar="ORIGIN", help="Say what became of a document, as in `code/a.jsonl:17`."),
+    ] = [],  # noqa: B006
+    tokens: Annotated[
+        int | None, typer.Option(help="Count shares and epochs over so many tokens of training.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a token mixture holds, what was left out, and its sequences as text.
+
+    Every piece of a sequence is named by the file and line it came from.
+    """
+    from rich.console import Console
+
+    from lemur.data.inspection.inspecting import inspect_dataset
+    from lemur.data.inspection.view import render_inspection
+
+    shown = places or range(samples if samples is not None else 0 if documents else 3)
+    inspection = inspect_dataset(dataset, places=[*shown], documents=documents, tokens=tokens)
+    if as_json:
+        print(inspection.model_dump_json(indent=2))
+    else:
+        render_inspection(inspection, Console())
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Receipts and manifests: how stages hand over results without copying them.
 
-What a stage makes (token shards, a checkpoint, scores) is written once, straight to object storage, below
+What a stage makes (tokens, a checkpoint, scores) is written once, straight to object storage, below
 a prefix that is addressed by everything the result depends on. Last of all comes `manifest.json`, with the
 size and SHA-256 of each object: a result is complete when its manifest exists, and readers refuse anything
 without one. What travels through the pipeline is the `Receipt`, a few hundred bytes taken from the manifest.
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["tokens", "dialogues", "checkpoint", "scores", "verdict", "release", "endpoint"]
+Kind = Literal["partitions", "documents", "tokens", "dialogues", "checkpoint", "scores", "verdict", "release", "endpoint"]
 """What a receipt stands for."""
 
 MANIFEST_NAME = "manifest.json"

@@ -1,290 +1,244 @@
-"""Mixing end to end: exact counts, held-out documents, interruption."""
+"""Mixing: every token once, counts that are true, and an index that agrees with itself."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from small_corpus import (
+    LENGTH,
+    Made,
+    StoredMixture,
+    mix_here,
+    model,
+    path_of,
+    save_tokenizer,
+    section,
+    tokenize_here,
+    write_corpus,
+)
 from tokenizers import Tokenizer
 
 from lemur.data.mixing import mix_tokens
-from lemur.dataset import TokenDataset, shard_name
-from lemur.errors import PlanError, RecipeError, StorageError
+from lemur.data.partitioning import list_partitions
+from lemur.dataset import TokenDataset, open_dataset
+from lemur.errors import IntegrityError, PlanError
 from lemur.receipt import MANIFEST_NAME, Receipt
 from lemur.recipe import DataSection, ModelSection
 from lemur.results import fetch, read_manifest
 
-WORDS = ("import", "return", "class", "yield", "value", "while", "print", "self", "little", "tokens", "one", "text")
-LENGTH = 16
+PACKINGS = ["best_fit", "concatenate"]
 
 
-def document(number: int) -> str:
-    chosen = np.random.default_rng(number).choice(WORDS, size=40)
-    return f"# file {number}\n" + " ".join(chosen) + "\n"
+class Here(Made):
+    """What the steps made from a corpus that is only read, and how to mix it otherwise."""
+
+    def again(self, **changes: Any) -> Receipt:
+        storage = self.partitions.uri.rsplit("/", 2)[0]
+        data = section(Path(storage.removeprefix("file://")).parent / "corpus", **changes)
+        return mix_tokens(data=data, partitions=self.partitions, documents=self.documents, storage=storage)
 
 
-def model(**tokenizer: Any) -> ModelSection:
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1}
-    return ModelSection.model_validate(
-        {
-            "start": {"kind": "random"},
-            "architecture": {**sizes, "max_position": 64},
-            "tokenizer": {"kind": "train", "vocab_size": 300, **tokenizer},
-        }
-    )
+@pytest.fixture(scope="module")
+def made(tokenizer: ModelSection, tmp_path_factory: pytest.TempPathFactory) -> Here:
+    folder = tmp_path_factory.mktemp("made")
+    write_corpus(folder / "corpus")
+    return Here(*mix_here(tokenizer, section(folder / "corpus"), folder))
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    folder = tmp_path / "corpus"
-    for name, numbers in {"code": range(300), "text": range(1000, 1100)}.items():
-        (folder / name).mkdir(parents=True)
-        lines = [json.dumps({"text": document(number)}) for number in numbers]
-        (folder / name / "a.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def section(corpus: Path, **changes: Any) -> DataSection:
-    sources = [{"kind": "jsonl", "name": name, "group": name, "root": str(corpus / name)} for name in ("code", "text")]
-    fields: dict[str, Any] = {
-        "sources": sources,
-        "groups": {"code": 10, "text": 1},
-        "sequence_length": LENGTH,
-        "heldout_fraction": 0.1,
-        "shard_tokens": 100 * LENGTH,
-        **changes,
-    }
-    return DataSection.model_validate(fields)
-
-
-@pytest.fixture
-def mix(corpus: Path, tmp_path: Path) -> Callable[..., Receipt]:
-    def run(**changes: Any) -> Receipt:
-        return mix_tokens(model=model(), data=section(corpus, **changes), storage=str(tmp_path / "storage"))
-
-    return run
-
-
-def heldout(folder: Path, source: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "heldout" / f"{source}.jsonl").read_text().splitlines()]
-
-
-def stored_tokens(folder: Path, source: str) -> np.ndarray[Any, Any]:
-    return np.concatenate([np.fromfile(path, "<u2") for path in sorted((folder / "shards" / source).iterdir())])
-
-
-def trained_texts(folder: Path, source: str) -> list[str]:
-    """Decodes what training reads of a source; the last document may be cut."""
-    decoded = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")).decode(
-        stored_tokens(folder, source).tolist(), skip_special_tokens=False
-    )
-    return decoded.split("<|endoftext|>")
-
-
-def test_every_document_is_trained_on_or_held_out_and_the_counts_are_exact(
-    mix: Callable[..., Receipt], tmp_path: Path
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_every_document_stands_once_in_the_sequences_and_decodes_to_itself(
+    made: Here, packing: str, tmp_path: Path
 ) -> None:
-    receipt = mix()
-    folder = fetch(receipt, tmp_path / "unused")
+    mixture = StoredMixture(made.again(packing=packing))
 
-    for source, numbers in {"code": range(300), "text": range(1000, 1100)}.items():
+    for source, texts in write_corpus(tmp_path).items():
+        assert mixture.texts(source) == texts
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_counts_are_those_that_are_counted_by_hand(made: Here, packing: str, tmp_path: Path) -> None:
+    receipt = made.again(packing=packing)
+    mixture = StoredMixture(receipt)
+    encoder = Tokenizer.from_file(str(mixture.folder / "tokenizer/tokenizer.json"))
+    encoder.encode_special_tokens = True
+
+    for source, texts in write_corpus(tmp_path).items():
+        lengths = [len(encoder.encode(text).ids) + 1 for text in texts]
+        sequences = list(mixture.sequences(source))
+        pieces_of = Counter((piece.partition, piece.document) for sequence in sequences for piece in sequence)
         counts = receipt.metadata["sources"][source]
-        kept = {line["text"] for line in heldout(folder, source)}
-        *trained, _ = trained_texts(folder, source)
-        assert kept
-        assert kept.isdisjoint(trained)
-        expected = {document(number) for number in numbers}
-        assert kept | set(trained) <= expected
-        assert len(expected - kept - set(trained)) <= 1  # The tail that fills no sequence ends in one document.
-        assert counts["heldout_documents"] == len(kept)
-        assert counts["heldout_bytes"] == sum(len(text.encode()) for text in kept)
-        assert counts["documents"] == len(numbers) - len(kept)
-        assert counts["bytes"] == sum(len(text.encode()) for text in expected - kept)
-        assert counts["tokens"] == len(stored_tokens(folder, source))
-        assert counts["tokens"] % LENGTH == 0
-        assert counts["dropped_tokens"] < LENGTH
-        encoder = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-        num_tokens = sum(len(encoder.encode(text).ids) + 1 for text in expected - kept)
-        assert counts["tokens"] + counts["dropped_tokens"] == num_tokens
-    assert receipt.metrics["tokens"] == sum(source["tokens"] for source in receipt.metadata["sources"].values())
-    assert receipt.metrics["documents"] + sum(len(heldout(folder, name)) for name in ("code", "text")) == 400
-    assert (receipt.metadata["vocab_size"], receipt.metadata["sequence_length"]) == (300, LENGTH)
+        assert counts["documents"] == len(texts)
+        assert counts["tokens"] == sum(lengths)
+        assert counts["bytes"] == sum(len(text.encode()) for text in texts)
+        assert counts["sequences"] == len(sequences)
+        assert counts["padding_tokens"] == len(sequences) * LENGTH - sum(lengths)
+        assert counts["cut_documents"] == sum(count > 1 for count in pieces_of.values()) > 0
+        assert counts["token_lengths"] == [
+            sum(2**power <= length < 2 ** (power + 1) for length in lengths)
+            for power in range(max(lengths).bit_length())
+        ]
+        assert counts["weight"] == pytest.approx({"code": 10 / 11, "text": 1 / 11}[source])
+    for name in ("tokens", "documents", "bytes"):
+        assert receipt.metrics[name] == sum(source[name] for source in receipt.metadata["sources"].values())
 
 
-def test_the_dataset_reads_the_groups_at_the_requested_shares(mix: Callable[..., Receipt], tmp_path: Path) -> None:
-    receipt = mix()
-    dataset = TokenDataset(fetch(receipt, tmp_path / "unused"))
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_index_partitions_and_receipts_agree(made: Here, packing: str) -> None:
+    receipt = made.again(packing=packing)
+    mixture = StoredMixture(receipt)
 
-    assert [source.weight for source in dataset.index.sources] == pytest.approx([10 / 11, 1 / 11])
+    assert [row["source"] for row in mixture.partitions] == ["code"] * 3 + ["text"] * 2
+    for row, documents in zip(mixture.partitions, made.documents, strict=True):
+        assert documents.uri.endswith(f"/{row['documents']}")
+        assert row["digest"] == documents.digest
+        assert (row["num_tokens"], row["num_documents"]) == (
+            documents.metrics["tokens"],
+            documents.metrics["documents"],
+        )
+    for entry in mixture.index["sources"]:
+        counts = receipt.metadata["sources"][entry["name"]]
+        rows = [row for row in mixture.partitions if row["source"] == entry["name"]]
+        assert entry["num_sequences"] == counts["sequences"] == sum(row["num_sequences"] for row in rows)
+        assert (entry["num_tokens"], entry["num_documents"]) == (counts["tokens"], counts["documents"])
+        assert counts["partitions"] == len(rows)
+    for name in ("sequence_length", "packing", "seed", "vocab_size"):
+        assert mixture.index[name] == receipt.metadata[name]
+    assert mixture.index["dtype"] == "<u2"
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_training_reads_all_of_it_at_the_requested_shares_with_padding_only_at_the_end(
+    made: Here, packing: str, tmp_path: Path
+) -> None:
+    receipt = made.again(packing=packing)
+    dataset: TokenDataset = open_dataset(receipt, tmp_path)
+    counts = receipt.metadata["sources"]
+
     assert dataset.mixture.counts(1100) == {"code": 1000, "text": 100}
-    assert dataset.sample(10**6).max() < 300
-    stored = receipt.metadata["sources"]
-    assert len(dataset) * LENGTH == stored["code"]["tokens"] + stored["text"]["tokens"]
+    first_epoch: dict[int, Any] = {}
+    place = 0
+    while len(first_epoch) < counts["text"]["sequences"]:
+        location = dataset.mixture.locate(place)
+        if location.source == "text" and location.epoch == 0:
+            first_epoch[location.sequence] = dataset.sample(place)
+        place += 1
+    assert sum(sample.num_padding for sample in first_epoch.values()) == counts["text"]["padding_tokens"]
+    for sample in first_epoch.values():
+        assert sum(sample.lengths) == LENGTH == len(sample.input_ids)
+        assert (sample.input_ids[LENGTH - sample.num_padding :] == dataset.index.end_of_text_id).all()
+    read = np.concatenate([sample.input_ids[: LENGTH - sample.num_padding] for sample in first_epoch.values()])
+    stored = np.concatenate([StoredMixture(receipt).tokens(number) for number in (3, 4)])
+    assert Counter(read.tolist()) == Counter(stored.tolist())
 
 
-def test_heldout_lines_say_where_a_document_is_from(mix: Callable[..., Receipt], tmp_path: Path) -> None:
-    line = heldout(fetch(mix(), tmp_path), "text")[0]
+def test_the_order_of_receipts_does_not_matter_and_a_second_run_is_found(
+    made: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Here(made.partitions, made.documents[::-1], made.tokens).again() == made.tokens
+    assert "mix: unchanged, tokens at" in capsys.readouterr().err
+    assert made.again(seed=1).key != made.tokens.key
 
-    assert set(line) == {"text", "group", "origin"}
-    assert line["group"] == "text"
-    number = int(line["origin"].removeprefix("a.jsonl:")) - 1
-    assert line["text"] == document(1000 + number)
+
+def test_what_only_the_index_depends_on_makes_no_document_anew(made: Here) -> None:
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for receipt in made.documents for path in path_of(receipt).iterdir()}
+
+    before = written()
+
+    digests = [
+        made.again(**changes).digest
+        for changes in ({}, {"sequence_length": 48}, {"packing": "concatenate"}, {"seed": 3}, {"code": {"weight": 2}},
+                        {"groups": {"code": 1, "text": 1}}, {"cleaning": {"exact_duplicates": False}})
+    ]  # fmt: skip
+
+    assert written() == before
+    # A weight within a group of one changes nothing; nor does the switch where there are no duplicates.
+    assert len(set(digests)) == 5
 
 
-def test_copies_of_a_heldout_document_are_never_trained_on_in_any_source(
+def test_a_source_without_documents_is_refused_and_leaves_no_mixture(
     mix: Callable[..., Receipt], corpus: Path, tmp_path: Path
 ) -> None:
-    code = (corpus / "code" / "a.jsonl").read_text()
-    (corpus / "text" / "a.jsonl").write_text((corpus / "text" / "a.jsonl").read_text() + code * 2)
+    for path in (corpus / "text").iterdir():
+        path.write_text('{"text": ""}\n' * 3)
 
-    # The limit holds back fewer of the larger source's candidates, so the sources disagree on what to hold out.
-    receipt = mix(heldout_max_bytes=2500)
-    folder = fetch(receipt, tmp_path)
-
-    kept = {line["text"] for name in ("code", "text") for line in heldout(folder, name)}
-    assert kept.isdisjoint(trained_texts(folder, "code"))
-    assert kept.isdisjoint(trained_texts(folder, "text"))
-    assert receipt.metadata["sources"]["text"]["heldout_copies"] > 0
-    for name, total in (("code", 300), ("text", 700)):
-        counts = receipt.metadata["sources"][name]
-        assert counts["heldout_bytes"] <= 2500
-        assert counts["documents"] + counts["heldout_documents"] + counts["heldout_copies"] == total
-
-
-def test_a_document_stays_on_its_side_when_others_are_added(
-    mix: Callable[..., Receipt], corpus: Path, tmp_path: Path
-) -> None:
-    before = {line["text"] for line in heldout(fetch(mix(), tmp_path), "code")}
-    path = corpus / "code" / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": document(n)}) + "\n" for n in range(300, 400)) + path.read_text())
-
-    after = {line["text"] for line in heldout(fetch(mix(), tmp_path), "code")}
-
-    assert before < after
-
-
-def test_no_fraction_holds_nothing_out(mix: Callable[..., Receipt], tmp_path: Path) -> None:
-    receipt = mix(heldout_fraction=0)
-
-    assert receipt.metadata["sources"]["code"]["documents"] == 300
-    assert heldout(fetch(receipt, tmp_path), "code") == []
-
-
-def test_a_second_run_is_found_and_only_what_matters_makes_it_anew(
-    mix: Callable[..., Receipt], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = mix()
-    capsys.readouterr()
-
-    assert mix(dialogues=[{"kind": "expressions", "name": "expr"}]) == first
-    assert "mix: unchanged" in capsys.readouterr().err
-    assert mix(seed=1).key != first.key
-    (corpus / "text" / "b.jsonl").write_text('{"text": "one more"}\n')
-    assert mix().key != first.key
-
-
-def test_a_missing_shard_is_made_anew(mix: Callable[..., Receipt], tmp_path: Path) -> None:
-    first = mix()
-    shard = fetch(first, tmp_path) / shard_name("code", 0)
-    shard.unlink()
-
-    assert mix().digest == first.digest
-    assert shard.exists()
-
-
-def test_text_that_spells_the_end_of_text_token_does_not_end_a_document(
-    mix: Callable[..., Receipt], corpus: Path, tmp_path: Path
-) -> None:
-    path = corpus / "text" / "a.jsonl"
-    path.write_text(path.read_text() + json.dumps({"text": "before <|endoftext|> after"}) + "\n")
-
-    receipt = mix(heldout_fraction=0)
-    folder = fetch(receipt, tmp_path)
-
-    ends = int((stored_tokens(folder, "text") == TokenDataset(folder).index.end_of_text_id).sum())
-    assert ends in (100, 101)  # One document a line; the last one's end may be in the dropped tail.
-    assert receipt.metadata["sources"]["text"]["documents"] == 101
-
-
-def test_a_source_without_one_sequence_is_refused_and_stores_nothing(
-    mix: Callable[..., Receipt], corpus: Path, tmp_path: Path
-) -> None:
-    (corpus / "text" / "a.jsonl").write_text('{"text": "tiny"}\n')
-
-    with pytest.raises(PlanError, match="'text' holds no complete sequence"):
-        mix(heldout_fraction=0)
-    assert not list((tmp_path / "storage").rglob(MANIFEST_NAME))
-
-
-def test_too_many_unreadable_records_stop_the_run_and_a_few_are_in_the_receipt(
-    mix: Callable[..., Receipt], corpus: Path
-) -> None:
-    path = corpus / "code" / "a.jsonl"
-    good = path.read_text()
-    path.write_text(good + "{broken\n" * 3)
-    counts = mix().metadata["sources"]["code"]
-    path.write_text(good + "{broken\n" * 11)
-
-    assert counts["unreadable"] == 3
-    assert counts["unreadable_first"][0].startswith("a.jsonl:301: not JSON")
-    with pytest.raises(RecipeError, match="11 of 311 records cannot be read"):
+    with pytest.raises(PlanError, match="'text' holds no sequence"):
         mix()
+    assert not list((tmp_path / "storage/tokens").rglob(MANIFEST_NAME))
 
 
-def test_a_full_scratch_disk_is_one_clear_error_and_the_next_run_finishes(
-    mix: Callable[..., Receipt], small_disk: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_object_of_the_mixture_is_made_anew_and_nothing_else_is(
+    mix: Callable[..., Receipt], corpus: Path, made: Here
 ) -> None:
-    path = corpus / "code" / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": document(number) * 40}) + "\n" for number in range(300)))
-    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
+    before = {path: path.stat().st_mtime_ns for path in path_of(made.documents[0]).iterdir()}
+    (path_of(made.tokens) / "sequences/code/pieces.bin").unlink()
 
-    with pytest.raises(StorageError, match=r"no space left in .*small/lemur-mix-.*TMPDIR"):
-        mix()
-    monkeypatch.setattr("tempfile.tempdir", None)
-    assert mix().metrics["documents"] > 0
+    assert made.again() == made.tokens
+
+    assert fetch(made.tokens, corpus)
+    assert {path: path.stat().st_mtime_ns for path in path_of(made.documents[0]).iterdir()} == before
 
 
-def test_a_killed_mix_leaves_no_result_and_the_next_run_makes_the_same_as_an_unbroken_one(
-    mix: Callable[..., Receipt], corpus: Path, tmp_path: Path
+def test_an_altered_object_of_a_partition_is_refused_by_its_name_and_marked(
+    tokenizer: ModelSection, corpus: Path, tmp_path: Path
 ) -> None:
-    script = (
-        "import sys\n"
-        "from lemur.data.mixing import mix_tokens\n"
-        "from lemur.recipe import DataSection, ModelSection\n"
-        "model, data = (section.model_validate_json(text) for section, text in\n"
-        "               zip((ModelSection, DataSection), sys.argv[1:3]))\n"
-        "mix_tokens(model=model, data=data, storage=sys.argv[3])\n"
+    data = section(corpus)
+    storage = str(tmp_path / "storage")
+    partitions = list_partitions(model=tokenizer, data=data, storage=storage)
+    documents = tokenize_here(data, partitions, storage, tmp_path / "work")
+    ends = path_of(documents[1]) / "ends.npy"
+    ends.write_bytes(ends.read_bytes()[:-1] + b"\x7f")
+
+    with pytest.raises(IntegrityError, match=r"ends\.npy.* run again"):
+        mix_tokens(data=data, partitions=partitions, documents=documents, storage=storage)
+    assert json.loads((ends.parent / "damaged.json").read_text()) == ["ends.npy"]
+
+
+def test_a_trained_tokenizer_and_all_that_follows_are_the_same_each_time(corpus: Path, tmp_path: Path) -> None:
+    data = section(corpus, heldout_fraction=0.1)
+
+    first, again = (mix_here(model(kind="train", vocab_size=280), data, tmp_path / folder) for folder in ("one", "two"))
+
+    assert first.tokens.digest == again.tokens.digest
+    assert first.tokens.metadata["vocab_size"] == 280
+    assert StoredMixture(first.tokens).texts("code")
+
+
+def test_the_size_of_partitions_changes_neither_documents_nor_what_is_held_out(
+    tokenizer: ModelSection, corpus: Path, tmp_path: Path
+) -> None:
+    few, many = (
+        StoredMixture(mix_here(tokenizer, section(corpus, heldout_fraction=0.2, partition_bytes=size), tmp_path).tokens)
+        for size in (10**6, 1)
     )
-    storage, events = tmp_path / "storage", tmp_path / "events"
-    arguments = [model().model_dump_json(), section(corpus).model_dump_json(), str(storage)]
-    environment = {**os.environ, "LEMUR_PROGRESS": str(events), "TMPDIR": str(tmp_path)}
 
-    def is_tokenizing() -> bool:
-        return '"tokenize text"' in events.read_text()
+    assert (len(few.partitions), len(many.partitions)) == (2, 5)
+    for source in ("code", "text"):
+        assert few.heldout(source) == many.heldout(source) != []
+        assert few.texts(source) == many.texts(source)
 
-    def is_storing() -> bool:
-        return any(storage.rglob("*.bin"))
 
-    for has_come in (is_tokenizing, is_storing):
-        events.write_text("")
-        process = subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment)
-        while process.poll() is None and not has_come():
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
-        assert has_come()
-        for manifest in storage.rglob(MANIFEST_NAME):
-            fetch(read_manifest(str(manifest.parent)).receipt(str(manifest.parent)), tmp_path)
+def test_objects_of_a_mixture_are_named_as_its_layout_says(made: Here) -> None:
+    names = {stored.name for stored in read_manifest(made.tokens.uri).objects}
 
-    finished = mix_tokens(model=model(), data=section(corpus), storage=str(storage))
-    unbroken = mix_tokens(model=model(), data=section(corpus), storage=str(tmp_path / "other"))
-    fetch(finished, tmp_path)
-    assert finished.digest == unbroken.digest
+    sequences = {f"sequences/{source}/{name}.bin" for source in ("code", "text") for name in ("pieces", "firsts")}
+    heldout = {f"heldout/{source}.jsonl" for source in ("code", "text")}
+    described = {"dataset.json", "partitions.parquet", "contaminated.jsonl"}
+    assert {name for name in names if not name.startswith("tokenizer/")} == sequences | heldout | described
+
+
+def test_a_tokenizer_of_other_files_makes_another_mixture(corpus: Path, tmp_path: Path, made: Here) -> None:
+    folder = tmp_path / "tokenizer"
+    other = save_tokenizer(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["merges"] = content["model"]["merges"][:-40]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    data: DataSection = section(corpus)
+    assert mix_here(other, data, tmp_path).tokens.metrics["tokens"] > made.tokens.metrics["tokens"]

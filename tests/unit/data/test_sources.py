@@ -15,7 +15,7 @@ import pytest
 import zstandard
 from pydantic import ValidationError
 
-from lemur.data import local_files
+from lemur.data import source_files
 from lemur.data.reading import Tally, read_documents
 from lemur.data.source import Record, Source, Unreadable
 from lemur.errors import RecipeError
@@ -31,7 +31,7 @@ def source(**fields: Any) -> Source:
 
 
 def texts(source: Source) -> list[str]:
-    return [document.text for document in read_documents(source, Tally(source.name))]
+    return [document.text for document in read_documents(source, Tally())]
 
 
 def unreadable(source: Source) -> list[Unreadable]:
@@ -105,7 +105,7 @@ def test_a_file_of_another_format_is_refused_by_name(name: str, tmp_path: Path) 
 def test_lines_that_are_no_documents_are_counted_with_their_place(tmp_path: Path) -> None:
     bad = [b"{broken", b'{"text": "\xff"}', b"[1]", b'{"body": "x"}', b'{"text": 3}', b'{"text": "\\ud800"}']
     (tmp_path / "a.jsonl").write_bytes(LINES + b"\n".join(bad) + b"\n\n" + LINES)
-    tally = Tally("code")
+    tally = Tally()
 
     documents = list(read_documents(source(kind="jsonl", root=str(tmp_path)), tally))
 
@@ -200,7 +200,7 @@ def test_a_fingerprint_follows_content_not_place_or_time(tmp_path: Path) -> None
 
 
 def test_large_collections_are_known_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_files, "DIGESTED_BYTES", 3)
+    monkeypatch.setattr(source_files, "DIGESTED_BYTES", 3)
     path = tmp_path / "a.py"
     path.write_text("x = 1")
     found = source(kind="files", root=str(path))
@@ -222,6 +222,27 @@ def test_huggingface_reads_a_local_folder_and_files_without_a_network(tmp_path: 
     assert folder.fingerprint() == source(kind="huggingface", dataset=str(tmp_path)).fingerprint()
     (tmp_path / "train.jsonl").write_bytes(LINES * 2)
     assert folder.fingerprint() != files.fingerprint()
+
+
+def test_huggingface_reads_each_data_file_as_a_partition(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"train-{number:05d}.jsonl").write_bytes(b'{"text": "file %d"}\n' % number * 2)
+    found = source(kind="huggingface", dataset=str(tmp_path))
+    partitions = found.partitions(1)
+
+    assert [[file.name for file in partition.files] for partition in partitions] == [
+        ["train-00000.jsonl"],
+        ["train-00001.jsonl"],
+        ["train-00002.jsonl"],
+    ]
+    records = [list(found.partition_records(partition)) for partition in partitions]
+    assert [record.fields["text"] for record in records[1]] == ["file 1", "file 1"]
+    assert [record.origin for record in records[2]] == ["train-00002.jsonl#0", "train-00002.jsonl#1"]
+    assert [record for part in records for record in part] == list(found.records())
+    before = [partition.fingerprint for partition in partitions]
+    (tmp_path / "train-00001.jsonl").write_bytes(b'{"text": "another"}\n')
+    after = [partition.fingerprint for partition in found.partitions(1)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
 def test_huggingface_names_a_dataset_or_row_that_cannot_be_read(tmp_path: Path) -> None:

@@ -140,20 +140,32 @@ class SyntheticRun:
         self.receipts[task] = writer.commit(metrics=dict(metrics), metadata=dict(metadata))
 
 
+SEQUENCE_LENGTH = 512
+
+
 def tokens_metadata() -> dict[str, Any]:
-    def source(group: str, weight: float, documents: int, tokens: int, num_bytes: int, heldout: int) -> dict[str, Any]:
+    def source(
+        group: str, weight: float, tokens: int, num_bytes: int, lengths: list[int], left_out: int
+    ) -> dict[str, Any]:
+        sequences = -(-tokens // SEQUENCE_LENGTH) + 3
         return {
-            "group": group, "weight": weight, "documents": documents, "tokens": tokens, "bytes": num_bytes,
-            "heldout_documents": heldout, "heldout_bytes": heldout * 3210, "unreadable": heldout // 20,
+            "group": group, "weight": weight, "partitions": 1, "documents": sum(lengths), "tokens": tokens,
+            "bytes": num_bytes, "sequences": sequences, "padding_tokens": sequences * SEQUENCE_LENGTH - tokens,
+            "cut_documents": sum(lengths[10:]), "token_lengths": lengths, "duplicates": left_out,
+            "near_duplicates": 2 * left_out + 1, "contaminated": left_out // 10, "heldout_documents": left_out + 1,
+            "heldout_bytes": left_out * 3210, "heldout_copies": left_out // 20, "empty_documents": left_out // 30,
+            "unreadable": left_out // 15,
         }  # fmt: skip
 
+    code = source("code", 0.909, 4_812_345, 18_432_100, [0, 0, 0, 4, 12, 31, 77, 154, 260, 388, 402, 231, 117, 37], 61)
+    dropped = {"language": {"documents": 1904, "bytes": 9_876_543}, "lines": {"documents": 38, "bytes": 201_000}}
+    first = ["api/old.md: not UTF-8 at byte 17"]
+    text = source("text", 0.091, 1_204_877, 5_120_400, [1, 0, 3, 9, 24, 41, 60, 85, 96, 74, 52, 31, 14, 6, 2], 23)
     return {
-        "sources": {
-            "standard-library": source("code", 0.909, 1713, 4_812_345, 18_432_100, 61),
-            "documentation": source("text", 0.091, 498, 1_204_877, 5_120_400, 23),
-        },
+        "sources": {"standard-library": code, "documentation": text | {"dropped": dropped, "unreadable_first": first}},
         "vocab_size": 4096,
-        "sequence_length": 512,
+        "sequence_length": SEQUENCE_LENGTH,
+        "packing": "best_fit",
         "seed": 0,
     }
 

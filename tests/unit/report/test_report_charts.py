@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lemur.report.axes import Axis, spread, ticks
-from lemur.report.charts import Dot, LineChart, Point, interval_chart, thinned
+from lemur.report.charts import Dot, LengthChart, LineChart, Point, interval_chart, thinned
 
 finite = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False)
 
@@ -41,6 +42,26 @@ def test_drawn_curve_stays_inside_its_chart(values: list[float]) -> None:
     places = [tuple(map(float, place.split(","))) for place in drawn.split()]
     assert 1 <= len(places) <= 160
     assert all(0 <= x <= 500 and 0 <= y <= 260 for x, y in places)
+
+
+@given(
+    counts=st.lists(st.integers(min_value=0, max_value=10**12), min_size=1, max_size=32).filter(any),
+    sequence_length=st.integers(min_value=1, max_value=2**20),
+)
+def test_bars_of_lengths_stand_on_the_axis_and_rise_with_their_counts(counts: list[int], sequence_length: int) -> None:
+    svg = LengthChart(counts=counts, sequence_length=sequence_length).svg(340, 190)
+    bars = re.findall(r'class="bar" x="([0-9.]+)" y="([0-9.]+)" width="([0-9.]+)" height="([0-9.]+)"', svg)
+    drawn = [tuple(map(float, bar)) for bar in bars]
+    filled = [power for power, number in enumerate(counts) if number]
+    shown = counts[filled[0] : filled[-1] + 1]
+    assert len(drawn) == len(shown)
+    assert all(x >= 0 and x + width <= 340 and 0 <= y <= 190 for x, y, width, _ in drawn)
+    assert len({round(y + height) for _, y, _, height in drawn}) == 1
+    tallest = 114 / 1.06
+    for (_, _, _, height), number in zip(drawn, shown, strict=True):
+        assert height == pytest.approx(number / max(3, *shown) * tallest, abs=0.2)
+    labels = [float(x) for x in re.findall(r'class="tick middle" x="([0-9.]+)"', svg)]
+    assert all(right - left >= 30 for left, right in pairwise(labels))
 
 
 def test_labels_beside_each_other_do_not_touch() -> None:

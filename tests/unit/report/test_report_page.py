@@ -13,9 +13,21 @@ from report_run import FIGURES, VERDICT, SyntheticRun, complete_run, report_of, 
 
 from lemur.receipt import Receipt
 from lemur.report import write_report
-from lemur.units import NARROW, interval, percent, size
+from lemur.units import NARROW, digits, interval, percent, size
 
 HOSTILE = '<script>alert("x")</script><img src=https://example.org/x>'
+MIXTURE_COUNTS = (
+    "documents",
+    "tokens",
+    "cut_documents",
+    "duplicates",
+    "near_duplicates",
+    "contaminated",
+    "unreadable",
+    "empty_documents",
+    "heldout_documents",
+    "heldout_copies",
+)
 VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}
 
 
@@ -71,7 +83,7 @@ def test_report_shows_every_number_that_was_put_in(html: str) -> None:
         "4 min 28 s",
     ]
     for source in tokens_metadata()["sources"].values():
-        expected += [f"{source[name]:,}" for name in ("documents", "tokens", "heldout_documents", "unreadable")]
+        expected += [f"{source[name]:,}" for name in MIXTURE_COUNTS]
         expected += [size(source["bytes"]), size(source["heldout_bytes"]), percent(source["weight"])]
     expected += ["2,345", "4,690", "2.613 nats", "0.2071 nats", "120, 212", "float32", "1 min 02 s", "312,000"]
     for figures in FIGURES.values():
@@ -88,6 +100,56 @@ def test_report_shows_every_number_that_was_put_in(html: str) -> None:
     expected += ["at least 60 %", "at most 0.25 worse than base", "better than initial", "412 ms", "83.9 tokens/s"]
     missing = [number for number in expected if number.replace(NARROW, " ") not in text]
     assert missing == []
+
+
+def test_report_counts_realised_shares_over_the_tokens_of_the_run(
+    html: str, receipts: dict[str, Receipt], tmp_path: Path
+) -> None:
+    assert "tokens that pretraining read," in html
+    # 9.1 % of 4,800 sequences are documentation, 436.8: the stream is within one of that.
+    metadata = tokens_metadata()["sources"]["documentation"]
+    text = Page(html).text.replace(NARROW, " ")
+    epochs = [digits(number / metadata["sequences"], 2) for number in (436, 437)]
+    assert any(f"223 k ({passes}\u00d7)" in text for passes in epochs)
+    only_mixed = {"tokens": receipts["tokens"]}
+    assert "as many sequences as are stored hold," in report_of(only_mixed, tmp_path)
+    plan = {"pretrain": {"num_sequences": 48}}
+    path = write_report(only_mixed, recipe={}, plan=plan, path=tmp_path / "planned.html", title="planned")
+    planned = path.read_text(encoding="utf-8")
+    assert "tokens that pretraining was to read," in planned
+    assert any(f"({digits(number / metadata['sequences'], 2)}\u00d7)" in planned for number in (4, 5))
+
+
+def test_report_shows_the_lengths_of_all_documents_and_of_each_source(html: str) -> None:
+    metadata = tokens_metadata()["sources"]
+    charts = re.findall('<svg class="lengths".*?</svg>', html)
+    assert len(charts) == 3
+    code = metadata["standard-library"]["token_lengths"]
+    text = metadata["documentation"]["token_lengths"]
+    for chart, counts in zip(charts, ([a + b for a, b in zip([*code, 0], text, strict=True)], code, text), strict=True):
+        assert f"512 to 1{NARROW}k tokens \u00b7 {counts[9]}{NARROW}documents" in chart
+        assert chart.count('class="bar"') == len(counts) - next(i for i, count in enumerate(counts) if count)
+
+
+def test_report_says_which_filters_left_documents_out_and_which_records_cannot_be_read(html: str) -> None:
+    text = Page(html).text
+    assert "language 1,904, lines 38" in text
+    assert "documentation: api/old.md: not UTF-8 at byte 17" in text
+
+
+def test_mixture_of_one_source_has_no_sum_and_of_many_folds_their_charts(tmp_path: Path) -> None:
+    def page(num_sources: int) -> str:
+        metadata = tokens_metadata()
+        one = metadata["sources"]["documentation"] | {"weight": 1 / num_sources}
+        metadata["sources"] = {f"source-{number}": one for number in range(num_sources)}
+        run = SyntheticRun(tmp_path / str(num_sources))
+        run.keep("tokens", "tokens", {}, metadata=metadata)
+        return report_of(run.receipts, tmp_path)
+
+    assert "all sources" not in page(1)
+    many = page(9)
+    assert many.count('<svg class="lengths"') == 10
+    assert "The other sources (4)" in many
 
 
 def test_report_shows_origin_recipe_and_commands(html: str, receipts: dict[str, Receipt]) -> None:
@@ -117,6 +179,16 @@ def test_what_models_and_users_wrote_is_escaped_everywhere(tmp_path: Path) -> No
     assert not {"script", "img"} & set(page.tags)
     # Heading and title, recipe, dialogue, failed samples: each shows the text itself.
     assert page.text.count(HOSTILE) >= 5
+
+
+def test_what_an_unreadable_record_says_is_escaped(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "store")
+    metadata = tokens_metadata()
+    metadata["sources"]["documentation"]["unreadable_first"] = [f"a.jsonl:1: {HOSTILE}"]
+    run.keep("tokens", "tokens", {}, metadata=metadata)
+    page = Page(report_of(run.receipts, tmp_path))
+    assert not {"script", "img"} & set(page.tags)
+    assert HOSTILE in page.text
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from forked import ForkedBackend
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lemur.dataset import INDEX_NAME, DatasetIndex, SourceIndex, shard_name
+from lemur.data.packing import pack
+from lemur.dataset import (
+    BLOCK_BYTES,
+    INDEX_NAME,
+    DatasetIndex,
+    PartitionRow,
+    SourceIndex,
+    write_partitions,
+    write_sequences,
+)
+from lemur.dataset.layout import BLOCKS_NAME, TOKENS_NAME
 from lemur.receipt import Receipt, digest_of
 from lemur.recipe import FinetuneSection, HardwareSection, ModelSection, PretrainSection
 from lemur.results import write_result
@@ -50,27 +63,67 @@ def make_tokenizer(texts: list[str], vocab_size: int = 320) -> PreTrainedTokeniz
 def make_tokens(
     storage: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], max_epochs: float | None = None
 ) -> Receipt:
-    """Makes a token mixture as mixing stores it."""
-    ids = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
-    num_sequences = len(ids) // SEQUENCE_LENGTH
-    index = DatasetIndex(
-        dtype="<u2",
-        sequence_length=SEQUENCE_LENGTH,
-        shard_sequences=num_sequences,
-        vocab_size=len(tokenizer),
-        end_of_text_id=tokenizer.eos_token_id,
-        seed=0,
-        sources=[SourceIndex(name="code", group=None, weight=1.0, max_epochs=max_epochs, num_sequences=num_sequences)],
-    )
+    """Makes a token mixture as tokenizing and mixing store it: two partitions, whose last sequences are padded."""
     key = digest_of({"tokens": max_epochs})
     writer = write_result(storage, prefix=f"tokens/{key[:16]}", kind="tokens", stage="mix", key=key, parents={})
-    shard = np.array(ids[: num_sequences * SEQUENCE_LENGTH], dtype="<u2")
-    writer.add_bytes(shard_name("code", 0), shard.tobytes())
-    writer.add_bytes(INDEX_NAME, index.model_dump_json().encode())
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        writer.add_folder(Path(folder), "tokenizer")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        packed, rows = [], []
+        for part in (texts[:250], texts[250:]):
+            lengths, documents = _make_documents(storage, tokenizer, part)
+            starts = (np.cumsum(lengths) - lengths).astype(np.uint64)
+            laid = pack(
+                starts,
+                lengths,
+                np.arange(len(lengths), dtype=np.uint32),
+                sequence_length=SEQUENCE_LENGTH,
+                packing="concatenate",
+            )
+            packed.append(laid)
+            prefix = documents.uri.removeprefix(f"{storage}/")
+            counts = (len(laid.firsts) - 1, int(lengths.sum()), len(lengths))
+            rows.append(PartitionRow("code", prefix, documents.digest, *counts))
+        num_sequences = sum(write_sequences(folder, "code", packed))
+        write_partitions(folder, rows)
+        source = SourceIndex(
+            name="code",
+            group=None,
+            weight=1.0,
+            max_epochs=max_epochs,
+            num_sequences=num_sequences,
+            num_tokens=sum(row.num_tokens for row in rows),
+            num_documents=len(texts),
+        )
+        index = DatasetIndex(
+            dtype="<u2",
+            sequence_length=SEQUENCE_LENGTH,
+            packing="concatenate",
+            vocab_size=len(tokenizer),
+            end_of_text_id=tokenizer.eos_token_id,
+            seed=0,
+            sources=[source],
+        )
+        (folder / INDEX_NAME).write_text(index.model_dump_json())
+        tokenizer.save_pretrained(folder / "tokenizer")
+        writer.add_folder(folder)
         return writer.commit(metadata={"vocab_size": len(tokenizer), "sequence_length": SEQUENCE_LENGTH})
+
+
+def _make_documents(
+    storage: str, tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> tuple[npt.NDArray[np.int64], Receipt]:
+    """Stores one partition's documents; returns their lengths in tokens too."""
+    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    tokens = np.concatenate(ids).astype("<u2").tobytes()
+    blocks = [zlib.crc32(tokens[start : start + BLOCK_BYTES]) for start in range(0, len(tokens), BLOCK_BYTES)]
+    checksums = io.BytesIO()
+    np.save(checksums, np.array(blocks, np.uint32))
+    key = digest_of(texts)
+    prefix = f"documents/{key[:16]}"
+    writer = write_result(storage, prefix=prefix, kind="documents", stage="tokenize", key=key, parents={})
+    writer.add_bytes(TOKENS_NAME, tokens)
+    writer.add_bytes(BLOCKS_NAME, checksums.getvalue())
+    return np.array([len(document) for document in ids]), writer.commit()
 
 
 def sums(num_dialogues: int) -> list[Messages]:

@@ -8,11 +8,24 @@ are never trained on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from lemur.data.reading import Document
+import numpy as np
+import numpy.typing as npt
+
+
+class Candidate(NamedTuple):
+    """A document that may be held out."""
+
+    digest: bytes
+    """First half of the SHA-256 of its text."""
+    num_bytes: int
+    """Its text in UTF-8."""
+    partition: int
+    """Number of its partition."""
+    row: int
+    """Its row there."""
 
 
 def uniform(digest: bytes, offset: int = 0) -> float:
@@ -20,51 +33,29 @@ def uniform(digest: bytes, offset: int = 0) -> float:
     return int.from_bytes(digest[offset : offset + 8], "big") / 2**64
 
 
-class Heldout:
-    """Sets candidates aside until all sources are read, then says where each belongs.
+def candidate_rows(digests: npt.NDArray[np.uint8], fraction: float) -> npt.NDArray[np.int64]:
+    """Returns the rows of documents that may be held out.
 
     Args:
-        folder: Scratch folder for the candidates' texts.
-        fraction: Share of the documents that are candidates.
-        max_bytes: Most that is held out of one source, in bytes of text.
+        digests: uint8 [n, 16].
+        fraction: Share of all documents.
     """
+    leading = np.ascontiguousarray(digests[:, :8]).view(">u8")[:, 0]
+    return np.flatnonzero(leading / 2**64 < fraction)
 
-    def __init__(self, folder: Path, *, fraction: float, max_bytes: int) -> None:
-        self.fraction = fraction
-        self._folder, self._max_bytes = folder, max_bytes
-        self._candidates: dict[str, list[Document]] = {}
 
-    def is_candidate(self, document: Document) -> bool:
-        """Says whether a document might be held out."""
-        return uniform(document.digest) < self.fraction
+def choose(candidates: Iterable[Candidate], max_bytes: int) -> list[Candidate]:
+    """Returns the candidates with the smallest digests that fit together, each text once.
 
-    def set_aside(self, source: str, documents: Iterable[Document]) -> None:
-        """Keeps candidates of a source, in their order."""
-        known = self._candidates.setdefault(source, [])
-        with self._path(source).open("a", encoding="utf-8") as file:
-            for document in documents:
-                file.write(json.dumps(document.text) + "\n")
-                known.append(document._replace(text=""))
-
-    def decide(self) -> dict[str, set[bytes]]:
-        """Returns the digests that are held out of each source, once all candidates are known."""
-        return {source: self._smallest(candidates) for source, candidates in self._candidates.items()}
-
-    def candidates(self, source: str) -> Iterator[Document]:
-        """Yields a source's candidates in their order."""
-        known = self._candidates.get(source)
-        if known:
-            with self._path(source).open(encoding="utf-8") as file:
-                for document, line in zip(known, file, strict=True):
-                    yield document._replace(text=json.loads(line))
-
-    def _smallest(self, candidates: list[Document]) -> set[bytes]:
-        chosen, total = set(), 0
-        for digest, num_bytes in sorted({(document.digest, document.num_bytes) for document in candidates}):
-            if total + num_bytes <= self._max_bytes:
-                chosen.add(digest)
-                total += num_bytes
-        return chosen
-
-    def _path(self, source: str) -> Path:
-        return self._folder / f"{source}.jsonl"
+    Args:
+        candidates: Those of one source.
+        max_bytes: Most that is held out, in bytes of text.
+    """
+    chosen: list[Candidate] = []
+    total, previous = 0, b""
+    for candidate in sorted(candidates):
+        if candidate.digest != previous and total + candidate.num_bytes <= max_bytes:
+            chosen.append(candidate)
+            total += candidate.num_bytes
+        previous = candidate.digest
+    return chosen

@@ -1,28 +1,18 @@
-"""The tokenizer: learned from the run's own text or taken from an existing model, and applied to raw text."""
+"""The tokenizer: learned from the run's own text or taken from an existing model, and saved for all who use it."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from lemur.data.heldout import uniform
-from lemur.data.reading import Tally, read_documents
 from lemur.errors import RecipeError
 from lemur.progress import task
 from lemur.recipe import PretrainedTokenizer, TrainedTokenizer
 from lemur.results import fetch, read_manifest
 from lemur.storage import open_storage
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-    from lemur.data.source import Source
 
 END_OF_TEXT = "<|endoftext|>"
 """Token that ends a document, in a tokenizer that this project trains."""
@@ -30,60 +20,18 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Words, single digits, punctuation and white space, which no token spans: the pattern of Qwen2's tokenizer."""
-_SAMPLE_OFFSET = 8
-"""Bytes of a document's digest that decide on the sample, other than the ones that decide on the held-out set."""
 
 
-class Encoder:
-    """Turns raw text into the ids of its tokens.
+class SavedTokenizer(NamedTuple):
+    """What is to be known of a tokenizer that has been saved."""
 
-    Text is only text: where a document spells a special token, it is split into ordinary ones.
-
-    Args:
-        tokenizer: The tokenizer; its settings are changed to that end.
-        end_of_text_id: Token put after each document.
-        vocab_size: Entries of the tokenizer, the added ones included.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, end_of_text_id: int, vocab_size: int) -> None:
-        tokenizer.encode_special_tokens = True
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
-        self.end_of_text_id, self.vocab_size = end_of_text_id, vocab_size
-
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Returns the documents' tokens one after another, each followed by the end-of-text token, [tokens]."""
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return np.concatenate([np.array([*encoding.ids, self.end_of_text_id]) for encoding in encodings])
+    end_of_text_id: int
+    """Token put after each document."""
+    vocab_size: int
+    """Entries, the added ones included; every id is below it."""
 
 
-def sample_texts(
-    sources: Iterable[Source], shares: dict[str, float], *, sample_bytes: int, first_uniform: float = 0.0
-) -> Iterator[str]:
-    """Yields texts for a tokenizer to learn from, of each source as many bytes as its share of the sample.
-
-    The documents are spread over the source, chosen by their digest. A source with less text gives what it has.
-
-    Args:
-        sources: The sources.
-        shares: Part of the mixture by source name.
-        sample_bytes: Bytes of all texts.
-        first_uniform: Documents whose digest is below it as a number may be held out, and are passed over.
-    """
-    for source in sources:
-        wanted = shares[source.name] * sample_bytes
-        # A tenth more than needed, since the size is an estimate and the choice has some chance in it.
-        rate = 1.1 * wanted / (source.estimated_bytes() or wanted)
-        for document in read_documents(source, Tally(source.name)):
-            if wanted <= 0:
-                break
-            if uniform(document.digest) >= first_uniform and uniform(document.digest, _SAMPLE_OFFSET) < rate:
-                wanted -= document.num_bytes
-                yield document.text
-
-
-def train_tokenizer(section: TrainedTokenizer, texts: Iterable[str], folder: Path) -> Encoder:
+def train_tokenizer(section: TrainedTokenizer, texts: Iterable[str], folder: Path) -> SavedTokenizer:
     """Learns a byte-level BPE without an unknown token; equal texts give an equal tokenizer.
 
     Args:
@@ -126,10 +74,10 @@ def train_tokenizer(section: TrainedTokenizer, texts: Iterable[str], folder: Pat
         )
     wrapped: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)  # type: ignore[no-untyped-call]
     wrapped.save_pretrained(folder)
-    return Encoder(tokenizer, end_of_text_id=wrapped.eos_token_id, vocab_size=section.vocab_size)
+    return SavedTokenizer(wrapped.eos_token_id, section.vocab_size)
 
 
-def load_tokenizer(section: PretrainedTokenizer, folder: Path) -> Encoder:
+def load_tokenizer(section: PretrainedTokenizer, folder: Path) -> SavedTokenizer:
     """Takes over the tokenizer of an existing model.
 
     Args:
@@ -147,17 +95,18 @@ def load_tokenizer(section: PretrainedTokenizer, folder: Path) -> Encoder:
             loaded: Any = AutoTokenizer.from_pretrained(place, revision=section.revision or "main")
         except (OSError, ValueError) as error:
             raise RecipeError(f"model.tokenizer.name {section.name!r} cannot be loaded: {error}") from error
-    if len(loaded) != section.vocab_size:
+    num_entries = 1 + max(loaded.get_vocab().values())
+    if num_entries != section.vocab_size:
         raise RecipeError(
-            f"tokenizer {section.name!r} has {len(loaded):,} entries, and model.tokenizer.vocab_size says "
-            f"{section.vocab_size:,}; write {len(loaded)}"
+            f"tokenizer {section.name!r} has {num_entries:,} entries, and model.tokenizer.vocab_size says "
+            f"{section.vocab_size:,}; write {num_entries}"
         )
     if not loaded.is_fast or loaded.eos_token_id is None:
         raise RecipeError(
             f"tokenizer {section.name!r} cannot be used: it needs a tokenizer.json and an end-of-text token (eos_token)"
         )
     loaded.save_pretrained(folder)
-    return Encoder(loaded.backend_tokenizer, end_of_text_id=loaded.eos_token_id, vocab_size=section.vocab_size)
+    return SavedTokenizer(loaded.eos_token_id, section.vocab_size)
 
 
 def tokenizer_fingerprint(section: TrainedTokenizer | PretrainedTokenizer) -> str:
@@ -181,5 +130,5 @@ def _stored_tokenizer(uri: str, scratch: Path) -> Path:
 
 def _counted(texts: Iterable[str], bar: Any) -> Iterator[str]:
     for text in texts:
-        bar.advance(len(text))
+        bar.advance(len(text.encode()))
         yield text

@@ -1,7 +1,8 @@
-"""Charts as inline SVG: lines over steps, and dots with their intervals. Colours are the page's, by class."""
+"""Charts as inline SVG: lines over steps, bars of lengths, dots with their intervals. Colours are the page's."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,12 +10,15 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from lemur import units
 from lemur.report.axes import Axis, spread
 
 MAX_POINTS = 160
 """Points a line is drawn with; of a longer one, neighbours are averaged."""
 _DOTTED_POINTS = 30
 """Up to so many points, each gets a dot of its own."""
+_LENGTH_LABEL_PIXELS = 36
+"""Room that the label of a length takes."""
 _FAR_SPANS = 3.0
 """An initial model further off than so many spans of the others is pointed at instead of drawn."""
 
@@ -103,6 +107,65 @@ class LineChart:
             shown = _line(x, up.start, x, up.end, "cursor") + _dot(x, up.at(point.y), 4) + note
             bands.append(Markup('<g class="band">{}<g class="shown">{}</g></g>').format(band, shown))
         return Markup("").join(bands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthChart:
+    """How many documents there are of each length, in bins that double."""
+
+    counts: Sequence[int]
+    """Entry k: documents of 2**k up to 2**(k + 1) tokens; at least one is not zero."""
+    sequence_length: int
+    """Tokens in a sequence, which is marked."""
+
+    def svg(self, width: int, height: int) -> Markup:
+        """Draws the chart; pointing at a bar shows its length and count.
+
+        Args:
+            width: Width in the pixels its text is made for.
+            height: Height likewise.
+        """
+        filled = [power for power, number in enumerate(self.counts) if number]
+        across = Axis(filled[0], filled[-1] + 1, 44, width - 8)
+        # From three on, all ticks are whole numbers.
+        up = Axis(0.0, 1.06 * max(3, *self.counts), height - 48, 28)
+        bars = [self._bar(power, across, up) for power in range(filled[0], filled[-1] + 1)]
+        label = f"documents by length: {power_label(filled[0])} to {power_label(filled[-1] + 1)} tokens"
+        mark = math.log2(self.sequence_length)
+        if across.low <= mark <= across.high:
+            bars.append(_line(across.at(mark), up.start, across.at(mark), up.end, "mark"))
+        return _svg(width, height, label, "lengths", self._frame(across, up, width) + Markup("").join(bars))
+
+    def _frame(self, across: Axis, up: Axis, width: int) -> Markup:
+        parts = [_text(2, 12, "documents", "axis")]
+        for y, label in up.labelled():
+            parts.append(_line(across.start, y, across.end, y, "grid"))
+            parts.append(_text(across.start - 8, y + 4, label, "tick end"))
+        num_bins = round(across.high - across.low)
+        step = -(-num_bins // max(1, int((across.end - across.start) / _LENGTH_LABEL_PIXELS)))
+        for power in range(round(across.low), round(across.high) + 1, step):
+            parts.append(_line(across.at(power), up.start, across.at(power), up.start + 5, "stroke"))
+            parts.append(_text(across.at(power), up.start + 19, power_label(power), "tick middle"))
+        parts.append(_line(across.start, up.start, across.end, up.start, "stroke"))
+        parts.append(_text(width - 8, up.start + 39, "tokens in a document", "axis end"))
+        return Markup("").join(parts)
+
+    def _bar(self, power: int, across: Axis, up: Axis) -> Markup:
+        number, left, right = self.counts[power], across.at(power), across.at(power + 1)
+        shape = '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+        bar = Markup(shape).format("bar", left + 0.75, up.at(number), right - left - 1.5, up.start - up.at(number))
+        band = Markup(shape).format("", left, up.end, right - left, up.start - up.end)
+        lengths = f"{power_label(power)} to {power_label(power + 1)} tokens"
+        note = _text(across.end, 12, f"{lengths} \u00b7 {units.count(number, 'documents')}", "note end")
+        return Markup('<g class="band">{}{}<g class="shown">{}</g></g>').format(bar, band, note)
+
+
+def power_label(power: int) -> str:
+    """Returns two to a power as short as it is read: `512`, `4 k` for 4,096, `2 M` for 2,097,152."""
+    for bits, prefix in ((30, "G"), (20, "M"), (10, "k")):
+        if power >= bits:
+            return f"{2 ** (power - bits)}{units.NARROW}{prefix}"
+    return str(2**power)
 
 
 class Dot(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 from lemur import __version__, units
 from lemur.receipt import Receipt
-from lemur.report import overview, scores, training
+from lemur.report import mixture, overview, scores, training
 from lemur.report.contents import Contents, confidence_of, read_contents
 from lemur.run_record import TASKS
 
@@ -72,8 +72,8 @@ def render(contents: Contents, *, recipe: Mapping[str, Any], plan: Mapping[str, 
         missing=[TASKS[task] for task in contents.missing],
         problems=contents.problems,
         flow=overview.flow(contents),
-        sources=training.source_rows(contents),
-        dialogue_sources=training.dialogue_rows(contents),
+        mixture=mixture.mixture_view(contents, plan),
+        dialogue_sources=mixture.dialogue_rows(contents),
         panels=training.training_panels(contents),
         cards=scores.metric_cards(contents),
         level=units.percent(confidence_of(contents.receipts), 0),

@@ -1,10 +1,9 @@
-"""How a report shows the making of a model: the mixture it read, and the curves of its training."""
+"""How a report shows the training of a model: its curves and figures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -15,25 +14,6 @@ from lemur.report.contents import Contents, Curve, LogPoint
 
 _WIDE, _NARROW = (520, 270), (330, 240)
 """Width and height of charts on a screen with room, and on a phone: text keeps its size on both."""
-
-
-class SourceRow(NamedTuple):
-    """One source of the mixture."""
-
-    name: str
-    group: str
-    asked: float
-    """Share of the training stream that the recipe asks for, 0 to 1."""
-    stored: float
-    """Share of all stored tokens."""
-    documents: str
-    tokens: str
-    size: str
-    heldout_documents: str
-    heldout_size: str
-    unreadable: str
-    read: str
-    """Tokens of it that pretraining read, and how often it went through them."""
 
 
 class ChartPair(NamedTuple):
@@ -55,32 +35,6 @@ class TrainingPanel(NamedTuple):
     notes: list[str]
 
 
-def source_rows(contents: Contents) -> list[SourceRow]:
-    """Returns the sources of the mixture, those with the largest share first."""
-    tokens = contents.receipts.get("tokens")
-    sources: Mapping[str, Any] = tokens.metadata.get("sources", {}) if tokens else {}
-    all_tokens = sum(source["tokens"] for source in sources.values()) or 1
-    base = contents.receipts.get("base")
-    trained = base.metadata.get("tokens") if base else None
-    ordered = sorted(sources.items(), key=lambda item: -item[1]["weight"])
-    return [_source_row(name, source, all_tokens, trained) for name, source in ordered]
-
-
-def dialogue_rows(contents: Contents) -> list[tuple[str, str, str, str]]:
-    """Returns name, dialogues, dialogues in an epoch and unreadable records of each source of dialogues."""
-    receipt = contents.receipts.get("dialogues")
-    sources: Mapping[str, Any] = receipt.metadata.get("sources", {}) if receipt else {}
-    return [
-        (
-            name,
-            units.whole(source["dialogues"]),
-            units.whole(source["repeated"]),
-            units.whole(source.get("unreadable", 0)),
-        )
-        for name, source in sources.items()
-    ]
-
-
 def training_panels(contents: Contents) -> list[TrainingPanel]:
     """Returns pretraining and tuning, as far as they went."""
     titles = {"base": "Pretraining", "chat": "Tuning"}
@@ -89,27 +43,6 @@ def training_panels(contents: Contents) -> list[TrainingPanel]:
         for role in titles
         if role in contents.receipts
     ]
-
-
-def _source_row(name: str, source: Mapping[str, Any], all_tokens: int, trained: float | None) -> SourceRow:
-    read = ""
-    if trained and source["tokens"]:
-        # Every prefix of the stream holds each source within one sequence of its share.
-        amount = trained * source["weight"]
-        read = f"{units.count(amount)} ({units.digits(amount / source['tokens'], 2)}\u00d7)"
-    return SourceRow(
-        name,
-        source.get("group") or "",
-        source["weight"],
-        source["tokens"] / all_tokens,
-        units.whole(source["documents"]),
-        units.whole(source["tokens"]),
-        units.size(source["bytes"]),
-        units.whole(source["heldout_documents"]),
-        units.size(source["heldout_bytes"]),
-        units.whole(source["unreadable"]),
-        read,
-    )
 
 
 def _panel(title: str, role: str, receipt: Receipt, curve: Curve | None) -> TrainingPanel:

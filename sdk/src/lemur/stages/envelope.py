@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import TypeAdapter
 
 from lemur import progress
 from lemur.errors import LemurError
@@ -17,6 +20,9 @@ from lemur.run_record import RunRecord
 
 RUNNER_VARIABLE = "LEMUR_RUNNER_PID"
 """Process id of the local runner: a stage whose runner is gone ends itself."""
+
+
+_RECEIPTS = TypeAdapter(list[Receipt])
 
 
 class Artifact(Protocol):
@@ -35,6 +41,20 @@ def hand_over(receipt: Receipt, artifact: Artifact) -> None:
     """Writes a receipt as a step's output; its figures become the artifact's metadata."""
     receipt.save(artifact.path)
     artifact.metadata.update({"uri": receipt.uri, "digest": receipt.digest, **receipt.metrics})
+
+
+def take_all(artifacts: Iterable[Artifact]) -> list[Receipt]:
+    """Returns the receipts that several earlier steps handed over, each of them a list."""
+    lists = (Path(artifact.path).read_text(encoding="utf-8") for artifact in artifacts)
+    return [receipt for text in lists for receipt in _RECEIPTS.validate_json(text)]
+
+
+def hand_over_all(receipts: Sequence[Receipt], artifact: Artifact) -> None:
+    """Writes a list of receipts as a step's output; the sums of their figures become the artifact's metadata."""
+    Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(artifact.path).write_bytes(_RECEIPTS.dump_json(list(receipts), indent=2))
+    totals = {name: sum(receipt.metrics[name] for receipt in receipts) for name in ("documents", "tokens", "bytes")}
+    artifact.metadata.update({"results": len(receipts), **totals})
 
 
 class StageRun:

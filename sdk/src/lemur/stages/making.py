@@ -1,7 +1,8 @@
-"""The stages that make a model: mix, pretrain, finetune."""
+"""The stages that make a model: partition, tokenize, mix, pretrain, finetune."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lemur.receipt import Receipt
@@ -24,8 +25,17 @@ class Mixed(NamedTuple):
     """The dialogues for tuning."""
 
 
-def mix(*, name: str, storage: str, model: Json, data: Json) -> Mixed:
-    """Tokenizes and mixes the sources, and collects the dialogues.
+class Partitioned(NamedTuple):
+    """What the partition stage makes."""
+
+    partitions: Receipt
+    """The tokenizer, and the list of partitions to apply it to."""
+    workers: list[int]
+    """One number for each step that tokenizes a part of them."""
+
+
+def partition(*, name: str, storage: str, model: Json, data: Json) -> Partitioned:
+    """Makes the tokenizer and lists the partitions of all sources.
 
     Args:
         name: Name of the run.
@@ -33,11 +43,48 @@ def mix(*, name: str, storage: str, model: Json, data: Json) -> Mixed:
         model: The model section; its tokenizer is used.
         data: The data section.
     """
-    with stage("mix", storage=storage, run=name) as running:
+    with stage("partition", storage=storage, run=name):
         model_section, section = ModelSection.model_validate(model), DataSection.model_validate(data)
-        from lemur.data.mixing import collect_dialogues, mix_tokens
+        from lemur.data.partitioning import list_partitions, num_workers
 
-        tokens = running.keep("tokens", mix_tokens(model=model_section, data=section, storage=storage))
+        partitions = list_partitions(model=model_section, data=section, storage=storage)
+        return Partitioned(partitions, list(range(num_workers(section, partitions))))
+
+
+def tokenize(*, name: str, storage: str, data: Json, worker: int, partitions: Receipt) -> list[Receipt]:
+    """Tokenizes one worker's part of the partitions, each a result of its own.
+
+    Args:
+        name: Name of the run.
+        storage: Root URI of the recipe's storage.
+        data: The data section.
+        worker: Number of the worker.
+        partitions: The list of partitions.
+    """
+    with stage("tokenize", storage=storage, run=name):
+        from lemur.data.workers import tokenize_partitions
+
+        section = DataSection.model_validate(data)
+        return tokenize_partitions(data=section, partitions=partitions, storage=storage, worker=worker)
+
+
+def mix(*, name: str, storage: str, data: Json, partitions: Receipt, documents: Sequence[Receipt]) -> Mixed:
+    """Decides which documents stay, mixes them, and collects the dialogues.
+
+    Args:
+        name: Name of the run.
+        storage: Root URI of the recipe's storage.
+        data: The data section.
+        partitions: The list of partitions.
+        documents: What each partition was tokenized to.
+    """
+    with stage("mix", storage=storage, run=name) as running:
+        section = DataSection.model_validate(data)
+        from lemur.data.dialogue_collecting import collect_dialogues
+        from lemur.data.mixing import mix_tokens
+
+        mixed = mix_tokens(data=section, partitions=partitions, documents=documents, storage=storage)
+        tokens = running.keep("tokens", mixed)
         dialogues = running.keep("dialogues", collect_dialogues(data=section, storage=storage))
         return Mixed(tokens, dialogues)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +44,8 @@ class ObjectInfo:
     """Path below the storage's prefix."""
     size_bytes: int
     """Size of the object."""
+    etag: str = field(default="", compare=False)
+    """What the server says is another when the content is; empty where objects are files."""
 
 
 class Storage(ABC):
@@ -59,6 +61,19 @@ class Storage(ABC):
     @abstractmethod
     def read(self, name: str) -> bytes:
         """Returns the bytes of an object."""
+
+    @abstractmethod
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Returns a part of an object.
+
+        Args:
+            name: Name of the object.
+            start: Its first byte, counted from 0.
+            length: Bytes in it, at least 1.
+
+        Raises:
+            IntegrityError: The object is missing, or ends before the part does.
+        """
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> StoredObject:

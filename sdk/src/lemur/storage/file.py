@@ -26,7 +26,7 @@ from lemur.storage.base import (
     checked_prefix,
     is_manifest,
 )
-from lemur.storage.integrity import HashingReader, check_content, missing, wrong_size
+from lemur.storage.integrity import HashingReader, check_content, cut_short, missing, wrong_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -46,6 +46,14 @@ class FileStorage(Storage):
         """Returns the bytes of a file."""
         with self._opened(name) as file:
             return file.read()
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Returns a part of a file."""
+        with self._opened(name) as file:
+            data = os.pread(file.fileno(), length, start)
+        if len(data) != length:
+            raise cut_short(self.uri_of(name), start, length, len(data))
+        return data
 
     def write(self, name: str, data: bytes) -> StoredObject:
         """Writes a file."""

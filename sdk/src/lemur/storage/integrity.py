@@ -66,6 +66,13 @@ def wrong_size(uri: str, found_bytes: int, expected_bytes: int) -> IntegrityErro
     return IntegrityError(f"{uri} {state}: it should have {expected_bytes:,} bytes and has {found_bytes:,}")
 
 
+def cut_short(uri: str, start: int, length: int, found_bytes: int) -> IntegrityError:
+    """Returns the error for a part of an object that is not there in full."""
+    return IntegrityError(
+        f"{uri} was truncated: bytes {start:,} to {start + length:,} were asked for, and {found_bytes:,} of them came"
+    )
+
+
 def missing(uri: str) -> IntegrityError:
     """Returns the error for an object that is not there."""
     return IntegrityError(f"{uri} is missing")

@@ -11,9 +11,9 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import urllib3
 from minio import Minio
@@ -33,7 +33,7 @@ from lemur.storage.base import (
     is_manifest,
 )
 from lemur.storage.file import new_file
-from lemur.storage.integrity import HashingReader, check_content, missing, wrong_size
+from lemur.storage.integrity import HashingReader, check_content, cut_short, missing, wrong_size
 from lemur.storage.s3_client import S3Settings, s3_client
 
 _RANGE_BYTES = 32 * 1024 * 1024
@@ -49,6 +49,8 @@ _REFUSALS = {
     "InvalidTokenId": "the session token is not valid",
 }
 _ABSENT = ("NoSuchKey", "NoSuchObject")
+
+_Result = TypeVar("_Result")
 
 
 def open_s3(bucket: str, prefix: str) -> S3Storage:
@@ -79,6 +81,19 @@ class S3Storage(Storage):
         """Gets an object in one request."""
         with self._explained(name), self._minio.get_object(self._bucket, self._key(name)) as response:
             return bytes(response.read())
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Gets a range in one request."""
+        with self._explained(name):
+            try:
+                data = _until_whole(lambda: self._get_bytes(name, start, length))
+            except S3Error as error:
+                if error.code != "InvalidRange":
+                    raise
+                data = b""  # The object ends before the range begins.
+        if len(data) != length:
+            raise cut_short(self.uri_of(name), start, length, len(data))
+        return data
 
     def write(self, name: str, data: bytes) -> StoredObject:
         """Puts bytes in one request, or in parts where they are many."""
@@ -134,7 +149,7 @@ class S3Storage(Storage):
         prefix = checked_prefix(prefix)
         with self._explained(prefix):
             found = [
-                ObjectInfo(stored.object_name.removeprefix(self._root), int(stored.size))
+                ObjectInfo(stored.object_name.removeprefix(self._root), int(stored.size), stored.etag or "")
                 for stored in self._minio.list_objects(self._bucket, self._root + prefix, recursive=True)
                 if not stored.is_dir
             ]
@@ -182,18 +197,21 @@ class S3Storage(Storage):
 
     def _get_range(self, name: str, etag: str, descriptor: int, start: int, length: int) -> None:
         end = start + length
-        for attempt in range(1, _NUM_RANGE_ATTEMPTS + 1):
-            try:
-                # If-Match: an object that is replaced meanwhile is refused, never mixed with its successor.
-                with self._minio.get_object(
-                    self._bucket, self._key(name), start, end - start, request_headers={"If-Match": f'"{etag}"'}
-                ) as response:
-                    for piece in response.stream(CHUNK_BYTES):
-                        start += _write_at(descriptor, piece, start)
-                return
-            except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
-                if attempt == _NUM_RANGE_ATTEMPTS:
-                    raise
+
+        def go_on() -> None:
+            nonlocal start
+            # If-Match: an object that is replaced meanwhile is refused, never mixed with its successor.
+            with self._minio.get_object(
+                self._bucket, self._key(name), start, end - start, request_headers={"If-Match": f'"{etag}"'}
+            ) as response:
+                for piece in response.stream(CHUNK_BYTES):
+                    start += _write_at(descriptor, piece, start)
+
+        _until_whole(go_on)
+
+    def _get_bytes(self, name: str, start: int, length: int) -> bytes:
+        with self._minio.get_object(self._bucket, self._key(name), start, length) as response:
+            return bytes(response.read())
 
     def _no_bucket(self) -> StorageError:
         return StorageError(
@@ -224,6 +242,14 @@ class S3Storage(Storage):
             raise StorageError(f"{endpoint} failed on {uri}: {error.message} ({error.code})") from error
         except MinioException as error:
             raise StorageError(f"{endpoint} did not answer as an S3 server does for {uri}: {error}") from error
+
+
+def _until_whole(transfer: Callable[[], _Result]) -> _Result:
+    """Calls again where the connection breaks during the answer, which the client itself does not retry."""
+    for _ in range(_NUM_RANGE_ATTEMPTS - 1):
+        with suppress(urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
+            return transfer()
+    return transfer()
 
 
 def _write_at(descriptor: int, piece: bytes, start: int) -> int:

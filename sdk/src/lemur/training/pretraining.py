@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from lemur.dataset import TokenDataset
+from lemur.dataset import Sample, TokenDataset, open_dataset
 from lemur.model_size import training_flops_per_token
 from lemur.receipt import Receipt
 from lemur.results import fetch
@@ -19,28 +20,55 @@ from lemur.training.models import Record, cast, load_tokenizer, start_model, sto
 from lemur.training.process import run_process
 from lemur.training.settings import accumulation, attention, shared_arguments
 
+_NO_LABEL = -100
+"""Label of a token that is not learned from; PyTorch's loss passes over it."""
+
 
 class Sequences(Dataset[dict[str, torch.Tensor]]):
     """The training stream from a given place on, as the Trainer reads it.
 
     Item i is sequence `first + i` of the stream. Batches are cut from consecutive items, dealt to the processes
-    in turn, so that each step sees the same sequences whatever their number.
+    in turn, so that each step sees the same sequences whatever their number. Padding is not learned from.
 
     Args:
         tokens: The token mixture.
         first: Place of the stream to begin at.
         num_sequences: Sequences of the whole run.
+        isolate_documents: Whether to give the position of each token in its document too, from which attention in
+            `transformers` knows the documents of a sequence apart. Without it they see each other.
     """
 
-    def __init__(self, tokens: TokenDataset, *, first: int, num_sequences: int) -> None:
+    def __init__(
+        self, tokens: TokenDataset, *, first: int, num_sequences: int, isolate_documents: bool = False
+    ) -> None:
         self._tokens, self._first, self._num_sequences = tokens, first, num_sequences
+        self._isolate_documents = isolate_documents
+        self._last_place = first
 
     def __len__(self) -> int:
         return self._num_sequences
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens = torch.from_numpy(self._tokens.sample(self._first + index))
-        return {"input_ids": tokens, "labels": tokens}
+        return self._item(self._tokens.sample(self._first + index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        places = [self._first + index for index in indices]
+        # A reader's batches are equally far apart, whatever the numbers of processes and of readers in each.
+        stride, self._last_place = places[0] - self._last_place, places[0]
+        following = [place + stride for place in places if place + stride < self._num_sequences]
+        self._tokens.prefetch([*places, *following])
+        return [self._item(sample) for sample in self._tokens.samples(places)]
+
+    def _item(self, sample: Sample) -> dict[str, torch.Tensor]:
+        input_ids = torch.from_numpy(sample.input_ids)
+        labels = input_ids
+        if sample.num_padding:
+            labels = input_ids.clone()
+            labels[-sample.num_padding :] = _NO_LABEL
+        item = {"input_ids": input_ids, "labels": labels}
+        if self._isolate_documents:
+            item["position_ids"] = torch.from_numpy(sample.position_ids)
+        return item
 
 
 def pretrain(uri: str, folder: Path) -> None:
@@ -55,7 +83,8 @@ def pretrain(uri: str, folder: Path) -> None:
         return
     arguments = _arguments(job, folder)
     with arguments.distributed_state.main_process_first():
-        tokens_folder = fetch(job.tokens, folder / "tokens")
+        tokens_folder = fetch(job.tokens, folder / "tokens", ["tokenizer"])
+        tokens = open_dataset(job.tokens, folder, verify=arguments.process_index == 0)
     tokenizer = load_tokenizer(tokens_folder / "tokenizer")
     model = start_model(job.model, tokenizer, folder / "start")
     kernel = attention(job.section, job.sequence_length)
@@ -64,7 +93,7 @@ def pretrain(uri: str, folder: Path) -> None:
     checkpoints = StepCheckpoints(job, stage="pretrain", parents=parents, num_kept=job.section.keep_checkpoints)
     resumed = resume_point(arguments, checkpoints, folder / "resumed")
     sequences = Sequences(
-        TokenDataset(tokens_folder),
+        tokens,
         first=job.batch_sequences * (resumed.step if resumed else 0),
         num_sequences=job.num_steps * job.batch_sequences,
     )

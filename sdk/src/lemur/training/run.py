@@ -171,7 +171,8 @@ def _check_hardware(hardware: HardwareSection) -> None:
 
 
 def _check_tokens(model: ModelSection, pretrain: PretrainSection, tokens: Receipt) -> None:
-    vocab_size, sequence_length = tokens.metadata["vocab_size"], tokens.metadata["sequence_length"]
+    index = DatasetIndex.model_validate_json(open_storage(tokens.uri).read(INDEX_NAME))
+    vocab_size, sequence_length = index.vocab_size, index.sequence_length
     if vocab_size != model.tokenizer.vocab_size:
         raise RecipeError(
             f"model.tokenizer.vocab_size is {model.tokenizer.vocab_size}, and the mixture at {tokens.uri} was made "
@@ -187,7 +188,6 @@ def _check_tokens(model: ModelSection, pretrain: PretrainSection, tokens: Receip
             f"pretrain.batch_tokens {pretrain.batch_tokens} is not a multiple of the mixture's sequences of "
             f"{sequence_length} tokens"
         )
-    index = DatasetIndex.model_validate_json(open_storage(tokens.uri).read(INDEX_NAME))
     limits = {source.name: source.max_epochs for source in index.sources}
     num_sequences = -(-pretrain.tokens // pretrain.batch_tokens) * (pretrain.batch_tokens // sequence_length)
     index.mixture().check(num_sequences, limits, sequence_length=sequence_length)

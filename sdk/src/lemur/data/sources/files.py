@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from lemur.data.local_files import FoundFile, LocalSource, text_files
-from lemur.data.source import Record, Unreadable
+from lemur.data.file_based import RootedSource, text_file
+from lemur.data.source import Record, SourceFile, Unreadable
 
 
-class FilesSource(LocalSource):
+class FilesSource(RootedSource):
     """Files in UTF-8 below a folder: code, Markdown, plain text."""
 
     kind: Literal["files"]
@@ -20,19 +20,19 @@ class FilesSource(LocalSource):
     max_bytes: PositiveInt | None = None
     """Takes files, in the order of their names, up to so many bytes together; `None` takes all."""
 
-    def files(self) -> list[FoundFile]:
+    def files(self) -> list[SourceFile]:
         """Returns the files, sorted by name, up to `max_bytes` together."""
         files = super().files()
         if self.max_bytes is None:
             return files
         total, taken = 0, []
         for file in files:
-            total += file.path.stat().st_size
+            total += file.size_bytes
             if total > self.max_bytes:
                 break
             taken.append(file)
         return taken
 
-    def records(self) -> Iterator[Record | Unreadable]:
-        """Yields each file."""
-        return text_files(self.files())
+    def read(self, file: SourceFile) -> Iterator[Record | Unreadable]:
+        """Yields the file."""
+        yield text_file(file)

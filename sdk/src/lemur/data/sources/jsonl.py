@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from lemur.data.compressed import lines
-from lemur.data.local_files import FoundFile, LocalSource, record_of
-from lemur.data.source import Record, Unreadable
+from lemur.data.compressed import LONGEST_LINE_BYTES, lines
+from lemur.data.file_based import RootedSource, record_of
+from lemur.data.source import Record, SourceFile, Unreadable
 
 
-class JsonlSource(LocalSource):
+class JsonlSource(RootedSource):
     """Documents, or dialogues with `messages` or with `prompt` and `completion`, as lines of JSON."""
 
     kind: Literal["jsonl"]
@@ -20,24 +21,32 @@ class JsonlSource(LocalSource):
     text_field: str = "text"
     """Key of a document's text."""
 
-    def records(self) -> Iterator[Record | Unreadable]:
-        """Yields each line that is not blank; a compressed file that breaks off ends with one unreadable record."""
-        for file in self.files():
-            yield from self._records(file)
+    def read(self, file: SourceFile) -> Iterator[Record | Unreadable]:
+        """Yields each line that is not blank; a file that breaks off ends with one unreadable record."""
+        from orjson import JSONDecodeError, loads
 
-    def _records(self, file: FoundFile) -> Iterator[Record | Unreadable]:
         number = 0
         try:
-            for number, line in enumerate(lines(file.path), start=1):
-                if not line.isspace() and line:
-                    yield self._record(line, f"{file.name}:{number}")
+            for number, line in enumerate(lines(Path(file.location), file.name), start=1):
+                if not line or line.isspace():
+                    continue
+                origin = f"{file.name}:{number}"
+                try:
+                    values = loads(line)
+                except JSONDecodeError:
+                    values = _parsed(line, origin)
+                yield values if isinstance(values, Unreadable) else record_of(values, self.text_field, origin)
         except EOFError as error:
             yield Unreadable(f"{file.name}:{number + 1}", str(error))
 
-    def _record(self, line: bytes, origin: str) -> Record | Unreadable:
-        try:
-            return record_of(json.loads(line.decode()), self.text_field, origin)
-        except UnicodeDecodeError as error:
-            return Unreadable(origin, f"not UTF-8 at byte {error.start:,} of the line")
-        except (json.JSONDecodeError, RecursionError) as error:
-            return Unreadable(origin, f"not JSON: {error}")
+
+def _parsed(line: bytes, origin: str) -> Any:
+    """Parses what orjson refuses: Python's own parser takes NaN, and says more of what is wrong."""
+    if len(line) == LONGEST_LINE_BYTES:
+        return Unreadable(origin, f"longer than {LONGEST_LINE_BYTES:,} bytes")
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return Unreadable(origin, f"not UTF-8 at byte {error.start:,} of the line")
+    except (ValueError, RecursionError) as error:
+        return Unreadable(origin, f"not JSON: {error}")

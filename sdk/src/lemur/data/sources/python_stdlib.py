@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
-from lemur.data.local_files import FoundFile, files_digest, find_files, text_files
-from lemur.data.source import Record, Source, Unreadable
+from lemur.data.file_based import FileBasedSource, text_file
+from lemur.data.source import Record, SourceFile, Unreadable
+from lemur.data.source_files import find_files
 
 
-class PythonStdlibSource(Source):
+class PythonStdlibSource(FileBasedSource):
     """Modules of the standard library, about 10 MB in Python 3.11; its documentation is `python_docs`."""
 
     kind: Literal["python_stdlib"]
@@ -28,18 +28,10 @@ class PythonStdlibSource(Source):
     """Modules that are left out, as globs: tests, tables of characters and addresses, text in Python's clothes (which
     `python_docs` reads), and what was installed later."""
 
-    def files(self) -> list[FoundFile]:
+    def files(self) -> list[SourceFile]:
         """Returns the modules, sorted by name."""
-        return find_files(Path(sysconfig.get_path("stdlib")), ["**/*.py"], self.exclude)
+        return find_files(sysconfig.get_path("stdlib"), ["**/*.py"], self.exclude)
 
-    def records(self) -> Iterator[Record | Unreadable]:
-        """Yields each module."""
-        return text_files(self.files())
-
-    def fingerprint(self) -> str:
-        """Returns a digest of the modules' content."""
-        return files_digest(self.files())
-
-    def estimated_bytes(self) -> int:
-        """Returns the size of the modules."""
-        return sum(file.path.stat().st_size for file in self.files())
+    def read(self, file: SourceFile) -> Iterator[Record | Unreadable]:
+        """Yields the module."""
+        yield text_file(file)

@@ -1,0 +1,1 @@
+"""What is left out of the sources: copies, near copies, and documents that hold parts of benchmarks."""
