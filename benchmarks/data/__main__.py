@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
     usual = [name for name in _PARTS if name != "kill"]
     parser.add_argument("--only", default=None, help=f"parts, separated by commas; of {', '.join(_PARTS)}")
     parser.add_argument("--megabytes", type=int, default=400, help="text of the corpus (400)")
-    parser.add_argument("--peer-megabytes", type=int, default=32, help="text that other tools get (32)")
+    parser.add_argument("--peer-megabytes", type=int, default=24, help="text that other tools get (24)")
     parser.add_argument("--vocab-size", type=int, default=32_000, help="entries of the tokenizer (32000)")
     parser.add_argument("--processes", type=int, default=2, help="cores, and processes of each tool (2)")
     parser.add_argument("--repeats", type=int, default=3, help="how often each figure is measured (3)")

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_SMALL = ("--megabytes=1", "--vocab-size=512", "--repeats=1", "--partitions=1000", "--small-files=5")
+_SMALL = ("--megabytes=1", "--vocab-size=512", "--repeats=1", "--partitions=1000")
 
 
 def test_every_part_fills_its_tables_and_killed_runs_make_the_same_results(tmp_path: Path) -> None:
-    parts = ("places", "packing", "many-files")
+    parts = ("places", "packing")
     options = [f"--only={','.join(parts)}", "--kill=1", f"--work={tmp_path}", f"--json={tmp_path / 'json'}"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.data", *_SMALL, *options],

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["partitions", "documents", "tokens", "dialogues", "checkpoint", "scores", "verdict", "release", "endpoint"]
+Kind = Literal[
+    "partitions", "documents", "tokens", "dialogues", "checkpoint", "scores", "verdict", "release", "endpoint"
+]
 """What a receipt stands for."""
 
 MANIFEST_NAME = "manifest.json"

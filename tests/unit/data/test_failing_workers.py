@@ -15,6 +15,7 @@ from small_corpus import document, documents_by_name, section, tokenize_here, wr
 from small_steps import CHANGES, Steps, children
 
 from lemur.data import workers
+from lemur.data.partitioning import read_partitions
 from lemur.data.workers import tokenize_partitions
 from lemur.errors import LemurError, RecipeError, StorageError
 from lemur.receipt import MANIFEST_NAME
@@ -67,21 +68,24 @@ def test_a_killed_worker_is_one_error_that_names_its_partition_and_the_next_run_
 def test_a_worker_that_ends_when_it_has_nothing_left_to_do_is_no_error(
     tokenizer: ModelSection, corpus: Path, scratch: Path
 ) -> None:
-    write_lines(corpus / "text/b.jsonl", LARGE)
     steps = Steps(tokenizer, corpus, str(corpus.parent / "storage"))
+    partitions = steps.partition(num_workers=4)
+    first_prefix = read_partitions(partitions, corpus)[0].partitions[0].prefix
 
-    def kill_first() -> None:
+    def kill_the_first_to_finish() -> None:
         first, second = sorted(children())
         os.kill(second, signal.SIGSTOP)
-        time.sleep(0.1)
+        while not (corpus.parent / "storage" / first_prefix / MANIFEST_NAME).exists():
+            time.sleep(0.005)
+        time.sleep(0.3)
         os.kill(first, signal.SIGKILL)
         time.sleep(0.1)
         os.kill(second, signal.SIGCONT)
 
-    killer = when(lambda: list((corpus.parent / "storage").glob(f"documents/*/{MANIFEST_NAME}")), kill_first)
+    killer = when(lambda: len(children()) == 2, kill_the_first_to_finish)
     documents = tokenize_partitions(
         data=section(corpus, **CHANGES, num_workers=4),
-        partitions=steps.partition(num_workers=4),
+        partitions=partitions,
         storage=steps.storage,
         worker=0,
     )
@@ -97,9 +101,7 @@ def test_a_worker_that_cannot_even_start_is_an_error(
     steps.partition()
     monkeypatch.setattr("sys.executable", "/bin/false")
 
-    with pytest.raises(
-        LemurError, match=r"tokenized partition \d of source 'code' .* exit code 1; run again"
-    ):
+    with pytest.raises(LemurError, match=r"tokenized partition \d of source 'code' .* exit code 1; run again"):
         steps.tokenize()
 
 

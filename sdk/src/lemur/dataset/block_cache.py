@@ -87,6 +87,8 @@ class BlockCache:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
         finally:
+            # Closing alone would not give the lock back where the process was forked meanwhile.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _shrink(self, wanted_bytes: int) -> int:
