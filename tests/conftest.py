@@ -17,11 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from minio import Minio
 from minio.error import MinioException
 
 _SERVICES = ("s3", "master", "volume", "filer", "admin")
 
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("lemur", deadline=None)
+settings.load_profile("lemur")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them ignore Ctrl-C, and every process below inherits that.

@@ -168,7 +168,7 @@ def _write_parquet(source: Path, target: Path) -> None:
 
 
 def _train_tokenizer(sample: Corpus, folder: Path, vocab_size: int) -> None:
-    from lemur.data.tokenizing import train_tokenizer
+    from lemur.data.tokenizer.making import train_tokenizer
     from lemur.recipe import TrainedTokenizer
 
     section = TrainedTokenizer(kind="train", vocab_size=vocab_size, sample_bytes=sample.num_bytes)

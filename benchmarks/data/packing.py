@@ -14,7 +14,7 @@ _LENGTHS = (2048, 4096, 8192)
 
 def packing(bench: Bench) -> list[Table]:
     """Packs every partition of the corpus, as the mix step does."""
-    from lemur.data.packing import pack
+    from lemur.data.mixing.packing import pack
 
     partitions = [ends.astype(np.int64) for ends in bench.document_ends()]
     lengths = [np.diff(ends, prepend=0) for ends in partitions]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from small_corpus import mix_here, save_tokenizer, section, write_corpus
 
-from lemur.data import encoder_check, workers
+from lemur.data.partitions import workers
+from lemur.data.tokenizer import encoder_check
 from lemur.receipt import Receipt
 from lemur.recipe import ModelSection
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from small_tokenizers import END, definition, end_id, save
 from tokenizers import Tokenizer
 
-from lemur.data.encoder import EngineName
-from lemur.data.mixing import mix_tokens
-from lemur.data.partitioning import list_partitions, read_partitions
-from lemur.data.worker import WorkDescription, Worker
+from lemur.data.mixing.mixing import mix_tokens
+from lemur.data.partitions.listing import list_partitions, read_partitions
+from lemur.data.partitions.worker import WorkDescription, Worker
+from lemur.data.tokenizer.encoder import EngineName
 from lemur.receipt import Receipt
 from lemur.recipe import DataSection, ModelSection
 

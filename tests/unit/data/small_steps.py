@@ -7,9 +7,9 @@ from typing import Any
 
 from small_corpus import section
 
-from lemur.data.mixing import mix_tokens
-from lemur.data.partitioning import list_partitions
-from lemur.data.workers import tokenize_partitions
+from lemur.data.mixing.mixing import mix_tokens
+from lemur.data.partitions.listing import list_partitions
+from lemur.data.partitions.workers import tokenize_partitions
 from lemur.receipt import Receipt
 from lemur.recipe import ModelSection
 
@@ -43,4 +43,4 @@ def children() -> list[int]:
     """Returns the worker processes of this one."""
     listed = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
     found = [int(pid) for pids in listed for pid in pids]
-    return [pid for pid in found if b"lemur.data.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if b"lemur.data.partitions.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from lemur.data.tokenizing import SPLIT_PATTERN
+from lemur.data.tokenizer.making import SPLIT_PATTERN
 
 END = {"bytes": "<|endoftext|>", "llama": "</s>"}
 TEXTS = [

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from lemur.data.filter import Filter
 from lemur.data.filters.lines import LinesFilter
-from lemur.data.reading import Dropped, Tally, read_documents
+from lemur.data.reading.documents import Dropped, Tally, read_documents
 from lemur.data.source import Source
 from lemur.errors import RecipeError
 from lemur.recipe import DataSection

@@ -18,14 +18,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lemur.cli import app
-from lemur.data.heldout import uniform
 from lemur.data.inspection.figures import source_figures, total_figures
 from lemur.data.inspection.inspecting import Inspection, inspect_dataset
 from lemur.data.inspection.standing import first_places
 from lemur.data.inspection.view import render_inspection, visible
-from lemur.data.mixing import mix_tokens
-from lemur.data.partitioning import list_partitions
-from lemur.data.workers import tokenize_partitions
+from lemur.data.mixing.heldout import uniform
+from lemur.data.mixing.mixing import mix_tokens
+from lemur.data.partitions.listing import list_partitions
+from lemur.data.partitions.workers import tokenize_partitions
 from lemur.errors import IntegrityError, RecipeError
 from lemur.mixture import Mixture
 from lemur.receipt import Receipt

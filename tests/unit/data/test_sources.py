@@ -15,8 +15,8 @@ import pytest
 import zstandard
 from pydantic import ValidationError
 
-from lemur.data import source_files
-from lemur.data.reading import Tally, read_documents
+from lemur.data.reading import source_files
+from lemur.data.reading.documents import Tally, read_documents
 from lemur.data.source import Record, Source, Unreadable
 from lemur.errors import RecipeError
 from lemur.recipe import DataSection

@@ -16,7 +16,7 @@ from forked import ForkedBackend
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lemur.data.packing import pack
+from lemur.data.mixing.packing import pack
 from lemur.dataset import (
     BLOCK_BYTES,
     INDEX_NAME,

@@ -45,7 +45,7 @@ def partition(*, name: str, storage: str, model: Json, data: Json) -> Partitione
     """
     with stage("partition", storage=storage, run=name):
         model_section, section = ModelSection.model_validate(model), DataSection.model_validate(data)
-        from lemur.data.partitioning import list_partitions, num_workers
+        from lemur.data.partitions.listing import list_partitions, num_workers
 
         partitions = list_partitions(model=model_section, data=section, storage=storage)
         return Partitioned(partitions, list(range(num_workers(section, partitions))))
@@ -62,7 +62,7 @@ def tokenize(*, name: str, storage: str, data: Json, worker: int, partitions: Re
         partitions: The list of partitions.
     """
     with stage("tokenize", storage=storage, run=name):
-        from lemur.data.workers import tokenize_partitions
+        from lemur.data.partitions.workers import tokenize_partitions
 
         section = DataSection.model_validate(data)
         return tokenize_partitions(data=section, partitions=partitions, storage=storage, worker=worker)
@@ -80,8 +80,8 @@ def mix(*, name: str, storage: str, data: Json, partitions: Receipt, documents: 
     """
     with stage("mix", storage=storage, run=name) as running:
         section = DataSection.model_validate(data)
-        from lemur.data.dialogue_collecting import collect_dialogues
-        from lemur.data.mixing import mix_tokens
+        from lemur.data.dialogues.collecting import collect_dialogues
+        from lemur.data.mixing.mixing import mix_tokens
 
         mixed = mix_tokens(data=section, partitions=partitions, documents=documents, storage=storage)
         tokens = running.keep("tokens", mixed)

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from lemur.data.compressed import lines
+from lemur.data.reading.compressed import lines
 from lemur.errors import RecipeError
 from lemur.receipt import digest_of
 from lemur.recipe.data import Decontamination

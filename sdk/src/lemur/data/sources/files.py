@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from lemur.data.file_based import RootedSource, text_file
+from lemur.data.reading.file_based import RootedSource, text_file
 from lemur.data.source import Record, SourceFile, Unreadable
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lemur.data.file_based import record_of
+from lemur.data.reading.file_based import record_of
+from lemur.data.reading.source_files import find_files, identities
 from lemur.data.source import Partition, Record, Source, SourceFile, Unreadable
-from lemur.data.source_files import find_files, identities
 from lemur.errors import RecipeError
 from lemur.receipt import digest_of
 

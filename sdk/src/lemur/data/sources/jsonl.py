@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lemur.data.compressed import LONGEST_LINE_BYTES, lines
-from lemur.data.file_based import RootedSource, record_of
+from lemur.data.reading.compressed import LONGEST_LINE_BYTES, lines
+from lemur.data.reading.file_based import RootedSource, record_of
 from lemur.data.source import Record, SourceFile, Unreadable
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from lemur.data.file_based import RootedSource, record_of
+from lemur.data.reading.file_based import RootedSource, record_of
+from lemur.data.reading.source_files import cannot_be_read, is_object
 from lemur.data.source import DIALOGUE_FIELDS, Record, SourceFile, Unreadable
-from lemur.data.source_files import cannot_be_read, is_object
 from lemur.errors import RecipeError
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import sysconfig
 from collections.abc import Iterator
 from typing import Literal
 
-from lemur.data.file_based import FileBasedSource, text_file
+from lemur.data.reading.file_based import FileBasedSource, text_file
+from lemur.data.reading.source_files import find_files
 from lemur.data.source import Record, SourceFile, Unreadable
-from lemur.data.source_files import find_files
 
 
 class PythonStdlibSource(FileBasedSource):

@@ -1,0 +1,1 @@
+"""Partitions of sources, each tokenized to a stored result of its own."""

@@ -1,0 +1,1 @@
+"""Sources to documents: files found, opened, decompressed and tallied."""
