@@ -101,11 +101,11 @@ class Bench:
     @functools.cached_property
     def tokenizer(self) -> Path:
         """Folder of the tokenizer."""
-        return make_tokenizer(self.work / "tokenizer", self.vocab_size)
+        return make_tokenizer(self.work / f"tokenizer-{self.vocab_size}", self.vocab_size)
 
     def document_ends(self) -> list[npt.NDArray[np.uint64]]:
         """Returns where each document of the corpus ends, partition by partition."""
-        storage = self.work / "tokenized"
+        storage = self.new_folder("tokenized")
         self.ours(self.corpus, storage=storage)
         return [np.load(path) for path in sorted(storage.glob("documents/*/ends.npy"))]
 

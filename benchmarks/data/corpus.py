@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -83,6 +84,7 @@ def _pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
 
 
+@functools.cache
 def _documents() -> list[Path]:
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
     found = {

@@ -2,63 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.data.bench import Bench, OurUsage
 from benchmarks.data.corpus import Corpus, make_parquet, make_zst
+from benchmarks.data.other_tools import Peer, Run, find_peers, measure_peer
 from benchmarks.data.ours import STEPS
 from benchmarks.data.processes import CommandError, Usage, measure
 from benchmarks.data.tables import Table, middle
 
-_PEERS = {
-    "datatrove": "datatrove",
-    "plain tokenizers": "tokenizers",
-    "datasets": "datasets",
-    "megatron-core": "megatron.core",
-    "mosaicml-streaming": "streaming",
-}
-"""Other tools, and the module that each needs; its script is `peers/<first word of its name>_tokens.py`."""
-_SCRIPTS = {"plain tokenizers": "plain", "megatron-core": "megatron", "mosaicml-streaming": "mds"}
-_PROBE = """
-import importlib.util, importlib.metadata, sys
-name = sys.argv[1].partition(".")[0]
-assert importlib.util.find_spec(name)
-print(importlib.metadata.version(importlib.metadata.packages_distributions()[name][0]))
-"""
 _MEGABYTE = 1e6
-
-
-class Run(NamedTuple):
-    """One measurement."""
-
-    seconds: float
-    """Wall time."""
-    tokens: int
-    """Tokens that came out."""
-    peak_bytes: int
-    """Memory."""
-    cpu_seconds: float
-    """Processor time."""
-
-
-class Peer(NamedTuple):
-    """Another tool."""
-
-    python: str
-    """Interpreter that has it."""
-    version: str
-    """Its version."""
+_SHARE = 1.15
+"""So many times its start a run must take for what is left to mean something."""
 
 
 def end_to_end(bench: Bench) -> list[Table]:
     """Compares whole runs on JSONL, and says where Lemur's time goes."""
-    peers, missing = _find_peers(bench)
+    peers, missing = find_peers(bench)
     runs: dict[tuple[str, str], list[Run]] = {}
     ours: list[OurUsage] = []
     sizes: dict[str, Corpus] = {"all": bench.corpus, "part": bench.slice, "start": bench.crumb}
@@ -73,7 +37,7 @@ def end_to_end(bench: Bench) -> list[Table]:
             # A start takes much the same time each time.
             for size in ("part", "start") if repeat == 0 else ("part",):
                 try:
-                    found = _measure_peer(bench, name, peer, sizes[size])
+                    found = measure_peer(bench, name, peer, sizes[size])
                 except CommandError as error:
                     missing[name] = f"failed: {error}"
                     del peers[name]
@@ -87,15 +51,21 @@ def formats(bench: Bench) -> list[Table]:
     """Reads the same corpus from several formats, and beside it the bare cost of reading them."""
     corpora = {
         "JSONL": bench.corpus,
-        "JSONL, Zstandard": make_zst(bench.corpus, bench.work / "corpus-zst"),
-        "Parquet, Zstandard": make_parquet(bench.corpus, bench.work / "corpus-parquet"),
+        "JSONL, Zstandard": make_zst(bench.corpus, bench.work / f"zst-{bench.corpus.num_bytes}"),
+        "Parquet, Zstandard": make_parquet(bench.corpus, bench.work / f"parquet-{bench.corpus.num_bytes}"),
     }
     ours: dict[str, list[OurUsage]] = {name: [] for name in corpora}
     bare: dict[str, list[Usage]] = {name: [] for name in corpora}
     for _ in range(bench.repeats):
         for name, corpus in corpora.items():
             ours[name].append(bench.ours(corpus, partition_bytes=bench.partition_bytes(bench.corpus)))
-            command = [sys.executable, "-m", "benchmarks.data.bare", str(bench.processes), *corpus.files]
+            command: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "benchmarks.data.bare",
+                str(bench.processes),
+                *corpus.files,
+            ]
             bare[name].append(measure(command, work=bench.new_folder("bare")))
     table = Table(
         f"Formats: {bench.corpus.num_bytes / _MEGABYTE:,.0f} MB of text, {bench.processes} processes",
@@ -174,31 +144,6 @@ def _repeated(bench: Bench, variants: Mapping[str, tuple[Corpus, Mapping[str, An
     return runs
 
 
-def _find_peers(bench: Bench) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Returns the tools that are installed, and why others are not measured."""
-    found: dict[str, Peer] = {}
-    for name, module in _PEERS.items():
-        # Encoding with the plain library needs nothing that this interpreter lacks.
-        for python in (*bench.peers_python, *([sys.executable] if name == "plain tokenizers" else [])):
-            probe = subprocess.run([python, "-c", _PROBE, module], capture_output=True, text=True, check=False)
-            if probe.returncode == 0:
-                found.setdefault(name, Peer(python, probe.stdout.strip()))
-    return found, {name: "not installed; see --peers-python" for name in _PEERS if name not in found}
-
-
-def _measure_peer(bench: Bench, name: str, peer: Peer, corpus: Corpus) -> Run:
-    work = bench.new_folder("peer")
-    (work / "result").mkdir()
-    script = Path(__file__).parent / "peers" / f"{_SCRIPTS.get(name, name)}_tokens.py"
-    tokenizer = bench.tokenizer / "tokenizer.json"
-    definition = json.loads(tokenizer.read_text())
-    end_of_text = next(token["id"] for token in definition["added_tokens"])
-    command = [peer.python, script, tokenizer, str(end_of_text), work / "result", str(bench.processes), *corpus.files]
-    usage = measure(command, work=work)
-    bench.delete(work)
-    return Run(usage.seconds, usage.output["tokens"], usage.peak_bytes, usage.cpu_seconds)
-
-
 def _comparison(
     bench: Bench,
     runs: Mapping[tuple[str, str], list[Run]],
@@ -224,8 +169,8 @@ def _comparison(
             middle([run.cpu_seconds for run in measured], 1),
             f"{rates[0] / 1e6:,.2f}",
             f"{rates[0] / reference[0]:,.1f}" if reference else "-",
-            f"{rates[1] / 1e6:,.2f}",
-            f"{rates[1] / reference[1]:,.1f}" if reference else "-",
+            f"{rates[1] / 1e6:,.2f}" if rates[1] else "-",
+            f"{rates[1] / reference[1]:,.1f}" if rates[1] and reference and reference[1] else "-",
             f"{max(run.peak_bytes for run in measured) / _MEGABYTE:,.0f}",
         )
     for name, reason in missing.items():
@@ -237,17 +182,18 @@ def _comparison(
         "another, and holds what the others do not do: documents are compared by their digests, packed by best fit, "
         "checksummed, and every file is flushed to the disk.",
         f"M tokens/s but for the start: what is left of the time when that of {bench.crumb.num_bytes / 1000:,.0f} KB "
-        "of text is taken off.",
+        "of text is taken off; - where hardly anything is left.",
     ]
     return table
 
 
-def _rates(runs: Mapping[tuple[str, str], list[Run]], name: str, size: str) -> tuple[float, float]:
-    """Returns tokens per second, with the start and without."""
+def _rates(runs: Mapping[tuple[str, str], list[Run]], name: str, size: str) -> tuple[float, float | None]:
+    """Returns tokens per second with the start, and without it where the start is not nearly all of the time."""
     seconds = statistics.median(run.seconds for run in runs[name, size])
     start = statistics.median(run.seconds for run in runs[name, "start"])
     tokens = runs[name, size][0].tokens
-    return tokens / seconds, (tokens - runs[name, "start"][0].tokens) / max(seconds - start, 1e-3)
+    rest = (tokens - runs[name, "start"][0].tokens) / (seconds - start) if seconds > _SHARE * start else None
+    return tokens / seconds, rest
 
 
 def _steps(bench: Bench, ours: list[OurUsage], starts: list[Run]) -> Table:

@@ -34,7 +34,7 @@ def packing(bench: Bench) -> list[Table]:
                         sizes,
                         np.arange(len(sizes), dtype=np.uint32),
                         sequence_length=length,
-                        packing=packing_name,  # type: ignore[arg-type]
+                        packing=packing_name,
                     )
                     for ends, sizes in zip(partitions, lengths, strict=True)
                 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.2
 """How often memory is looked at; a peak that is shorter is not seen."""
 _LOG_CHARACTERS = 2000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -114,11 +114,12 @@ def session_processes(session: int) -> dict[int, float]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                text = Path(f"/proc/{name}/stat").read_text()
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    text = file.read()
             except OSError:
                 continue
-            fields = text.rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
+            fields = text.rpartition(b")")[2].split()
+            if int(fields[3]) == session and fields[0] != b"Z":
                 found[int(name)] = (int(fields[11]) + int(fields[12])) / _TICKS
     return found
 

@@ -327,3 +327,21 @@ def test_a_receipt_that_travelled_as_a_file_still_fetches(root: str, tmp_path: P
     assert loaded == receipt
     folder = fetch(loaded, tmp_path / "fetched")
     assert json.loads((folder / "dataset.json").read_text()) == {}
+
+
+def test_a_folder_that_may_be_moved_is_stored_as_a_copy_would_be(root: str, tmp_path: Path) -> None:
+    receipts = []
+    for move in (False, True):
+        folder = tmp_path / f"made-{move}"
+        (folder / "inner").mkdir(parents=True)
+        (folder / "a.bin").write_bytes(b"x" * 3_000_000)
+        (folder / "inner" / "b.json").write_bytes(b"{}")
+        writer = write_result(root, prefix=f"tokens/{move}", kind="tokens", stage="mix", key="k", parents={})
+        writer.add_folder(folder, move=move)
+        receipts.append(writer.commit())
+        assert (folder / "a.bin").exists() is (not move or root.startswith("s3://"))
+
+    assert receipts[0].digest == receipts[1].digest
+    stored = fetch(receipts[1], tmp_path / "fetched")
+    assert (stored / "a.bin").read_bytes() == b"x" * 3_000_000
+    assert not damaged_objects(receipts[1])

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import sys
+from typing import Any
 
 from datasets import load_dataset
 from tokenizers import Tokenizer
@@ -16,13 +17,13 @@ TOKENIZER, END_OF_TEXT, OUT, PROCESSES, *FILES = sys.argv[1:]
 _LENGTH = 4096
 
 
-def encode(batch: dict[str, list]) -> dict[str, list]:
+def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Returns the ids of a batch of documents."""
     encodings = Tokenizer.from_file(TOKENIZER).encode_batch_fast(batch["text"], add_special_tokens=False)
     return {"input_ids": [[*encoding.ids, int(END_OF_TEXT)] for encoding in encodings]}
 
 
-def pack(batch: dict[str, list]) -> dict[str, list]:
+def pack(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Returns blocks of the documents of a batch one after another; the last one of a batch is shorter."""
     ids = list(itertools.chain.from_iterable(batch["input_ids"]))
     return {"input_ids": [ids[start : start + _LENGTH] for start in range(0, len(ids), _LENGTH)]}

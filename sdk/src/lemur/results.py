@@ -43,6 +43,7 @@ class ResultWriter:
         self.uri = storage.uri
         self._storage, self._draft = storage, draft
         self._contents: dict[str, Path | bytes] = {}
+        self._movable: set[str] = set()
 
     def add(self, name: str, path: Path) -> None:
         """Adds a file as an object.
@@ -57,7 +58,7 @@ class ResultWriter:
         """Adds bytes as an object; as for `add`."""
         self._add(name, data)
 
-    def add_folder(self, path: Path, prefix: str = "") -> None:
+    def add_folder(self, path: Path, prefix: str = "", *, move: bool = False) -> None:
         """Adds every file below a folder under its relative name.
 
         The manifest of a stored result is left out, so that a result can be made from the folder of another.
@@ -65,11 +66,15 @@ class ResultWriter:
         Args:
             path: Folder to walk.
             prefix: Folder that the names begin with.
+            move: Whether the files may become the objects, and be gone, where that saves a copy.
         """
         for file in sorted(path.rglob("*")):
             name = file.relative_to(path).as_posix()
             if file.is_file() and name != MANIFEST_NAME and not file.name.startswith(PARTIAL_PREFIX):
-                self.add(f"{prefix}/{name}" if prefix else name, file)
+                full_name = f"{prefix}/{name}" if prefix else name
+                self.add(full_name, file)
+                if move:
+                    self._movable.add(full_name)
 
     def commit(self, *, metrics: Mapping[str, float] = _NOTHING, metadata: Mapping[str, Any] = _NOTHING) -> Receipt:
         """Stores the objects, several at a time, and the manifest last.
@@ -101,7 +106,7 @@ class ResultWriter:
                 if isinstance(content, bytes):
                     count_bytes(len(content))
                     return self._storage.write(name, content)
-                return self._storage.upload(name, content, on_bytes=count_bytes)
+                return self._storage.upload(name, content, on_bytes=count_bytes, move=name in self._movable)
 
             stored = in_parallel(store, sorted(self._contents))
         manifest = self._draft.model_copy(

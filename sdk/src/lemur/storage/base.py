@@ -80,7 +80,9 @@ class Storage(ABC):
         """Stores bytes as an object, replacing one of that name at once."""
 
     @abstractmethod
-    def upload(self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None) -> StoredObject:
+    def upload(
+        self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None, move: bool = False
+    ) -> StoredObject:
         """Stores a file as an object, replacing one of that name at once.
 
         Args:
@@ -88,6 +90,7 @@ class Storage(ABC):
             path: File to read, once; its digest is taken on the way.
             on_bytes: Called with the number of bytes of each piece that went out. Without it, a large
                 upload shows its own progress.
+            move: Whether the file itself may become the object, where that saves a copy; it may be gone then.
         """
 
     @abstractmethod

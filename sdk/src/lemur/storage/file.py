@@ -59,11 +59,15 @@ class FileStorage(Storage):
         """Writes a file."""
         return self._store(name, io.BytesIO(data), len(data), lambda count: None)
 
-    def upload(self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None) -> StoredObject:
-        """Copies a file into the folder."""
+    def upload(
+        self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None, move: bool = False
+    ) -> StoredObject:
+        """Copies a file into the folder, or moves it there where it is on the same file system."""
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             with byte_counter(f"store {name}", size_bytes, on_bytes) as count_bytes:
+                if move and self._same_file_system(path):
+                    return self._take_over(name, path, file, count_bytes)
                 return self._store(name, file, size_bytes, count_bytes)
 
     def download(
@@ -153,6 +157,22 @@ class FileStorage(Storage):
             raise StorageError(f"{self.uri_of(name)} cannot be read: {error.strerror}") from error
         with file:
             yield file
+
+    def _same_file_system(self, path: Path) -> bool:
+        existing = next(parent for parent in (self.folder, *self.folder.parents) if parent.exists())
+        return existing.stat().st_dev == path.stat().st_dev
+
+    def _take_over(self, name: str, path: Path, file: BinaryIO, on_bytes: Callable[[int], None]) -> StoredObject:
+        target = self._path(name)
+        with _explained(self.uri_of(name), 0, self.folder):
+            reader = HashingReader(file, on_bytes)
+            while reader.read(CHUNK_BYTES):
+                pass
+            os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+            _sync_folder(target.parent)
+        return reader.stored_object(name)
 
     def _store(self, name: str, source: BinaryIO, size_bytes: int, on_bytes: Callable[[int], None]) -> StoredObject:
         with new_file(self._path(name), size_bytes) as target:

@@ -99,7 +99,9 @@ class S3Storage(Storage):
         """Puts bytes in one request, or in parts where they are many."""
         return self._put(name, HashingReader(io.BytesIO(data), lambda count: None), len(data))
 
-    def upload(self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None) -> StoredObject:
+    def upload(
+        self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None, move: bool = False
+    ) -> StoredObject:
         """Puts a file, in parallel parts where it is large."""
         size_bytes = path.stat().st_size
         with path.open("rb") as file, byte_counter(f"upload {name}", size_bytes, on_bytes) as count_bytes:

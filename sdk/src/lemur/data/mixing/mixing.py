@@ -61,7 +61,7 @@ def mix_tokens(*, data: DataSection, partitions: Receipt, documents: Sequence[Re
         index = MixtureMaker(data, stored, scratch / "result").make(listed.vocab_size, listed.end_of_text_id)
         writer = write_result(storage, prefix=prefix, kind="tokens", stage="mix", key=key, parents={})
         writer.add_folder(listed_folder / "tokenizer", "tokenizer")
-        writer.add_folder(scratch / "result")
+        writer.add_folder(scratch / "result", move=True)
         return writer.commit(metrics=index.metrics(), metadata=index.metadata())
 
 

@@ -38,7 +38,7 @@ class WorkDescription(BaseModel):
     """Root URI of the recipe's storage."""
     folder: Path
     """Folder with the files of the partitions result."""
-    engine: EngineName
+    engine: EngineName = "tokenizers"
     """Library that encodes, as the check chose it."""
     data: dict[str, Any]
     """The data section, as JSON."""
@@ -80,7 +80,7 @@ class Worker:
             writer = write_result(
                 self._storage, prefix=listed.prefix, kind="documents", stage="tokenize", key=listed.key, parents={}
             )
-            writer.add_folder(folder)
+            writer.add_folder(folder, move=True)
             return writer.commit(metrics=tokenized.metrics, metadata=tokenized.metadata)
 
 

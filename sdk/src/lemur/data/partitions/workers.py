@@ -10,15 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lemur.data.partitions.checking import choose_engine
 from lemur.data.partitions.listing import ListedPartition, PartitionList, num_workers, read_partitions
 from lemur.data.partitions.worker import WorkDescription
-from lemur.data.reading.documents import Document, Tally, read_documents
 from lemur.data.scratch import scratch_folder
-from lemur.data.tokenizer.encoder_check import check_encoder
 from lemur.errors import IntegrityError, LemurError, error_classes
 from lemur.progress import Task, emit, task
 from lemur.receipt import Receipt
@@ -29,7 +27,6 @@ from lemur.storage.base import in_parallel
 
 _LOOKUPS_AT_ONCE = 16
 _SAMPLED_PARTITIONS = 8
-_SAMPLED_DOCUMENTS = 50
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """What Linux grants a container: microseconds of all cores together in a period, or `max`, and the period."""
 
@@ -95,24 +92,16 @@ def _tokenize(
     data: DataSection, listed: PartitionList, missing: list[int], *, storage: str, folder: Path, scratch: Path
 ) -> dict[int, Receipt]:
     chosen = [listed.partitions[number] for number in missing]
-    choice = check_encoder(folder / "tokenizer", _sample(data, chosen), end_of_text_id=listed.end_of_text_id)
-    description = WorkDescription(
-        storage=storage, folder=folder, engine=choice.engine, data=data.model_dump(mode="json")
-    )
     path = scratch / "work.json"
+    description = WorkDescription(storage=storage, folder=folder, data=data.model_dump(mode="json"))
     path.write_text(description.model_dump_json(), encoding="utf-8")
+    # In a process of its own, whose memory is free again when the workers need theirs.
+    engine = choose_engine(path, missing[:: -(-len(missing) // _SAMPLED_PARTITIONS)])
+    path.write_text(description.model_copy(update={"engine": engine}).model_dump_json(), encoding="utf-8")
     sizes = [listed_partition.partition.estimated_bytes for listed_partition in chosen]
     total = sum(size for size in sizes if size is not None) if None not in sizes else None
     with task("tokenize", total=total, unit="bytes") as bar, _Processes(path, min(_cores(), len(missing))) as processes:
         return processes.run(missing, listed.partitions, bar)
-
-
-def _sample(data: DataSection, chosen: Sequence[ListedPartition]) -> Iterator[Document]:
-    """Yields documents from the beginnings of a few partitions spread over all."""
-    sources = {source.name: source for source in data.sources}
-    for listed in chosen[:: -(-len(chosen) // _SAMPLED_PARTITIONS)]:
-        documents = read_documents(sources[listed.source], Tally(), listed.partition, max_share=1)
-        yield from islice(documents, _SAMPLED_DOCUMENTS)
 
 
 def _cores() -> int:

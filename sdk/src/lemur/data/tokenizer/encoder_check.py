@@ -81,7 +81,9 @@ class _Case(NamedTuple):
     text: str
 
 
-def check_encoder(folder: Path, sample: Iterable[Document], *, end_of_text_id: int) -> EncoderChoice:
+def check_encoder(
+    folder: Path, sample: Iterable[Document], *, end_of_text_id: int, line_bytes: int = LINE_BYTES
+) -> EncoderChoice:
     """Chooses the fast engine where it gives the reference's ids on all that is tried, else the reference.
 
     It takes about a second, whatever the sample's size.
@@ -90,6 +92,7 @@ def check_encoder(folder: Path, sample: Iterable[Document], *, end_of_text_id: i
         folder: Where the tokenizer is saved.
         sample: Documents of this run; the first `COMPARED_BYTES` of them are compared.
         end_of_text_id: Token put after each document.
+        line_bytes: Length of the longest line that is compared.
 
     Raises:
         RecipeError: A text that spells a special token becomes that token with the reference as well.
@@ -97,7 +100,7 @@ def check_encoder(folder: Path, sample: Iterable[Document], *, end_of_text_id: i
     tokenizer = read_tokenizer(folder)
     definition = plain_text_definition(tokenizer, end_of_text_id)
     cases = [*_bounded(sample), *(_Case(f"hostile text {name!r}", text) for name, text in _HOSTILE.items())]
-    cases.append(_Case("a line of a megabyte made of the documents", _line(cases)))
+    cases.append(_Case("a line of a megabyte made of the documents", _line(cases, line_bytes)))
     cases += _spelt_tokens(tokenizer, end_of_text_id)
     reference = TokenizersEngine(definition)
     expected = _each(reference.encode([case.text for case in cases]))
@@ -204,10 +207,10 @@ def _bounded(sample: Iterable[Document]) -> Iterator[_Case]:
             return
 
 
-def _line(cases: Sequence[_Case]) -> str:
+def _line(cases: Sequence[_Case], line_bytes: int) -> str:
     text = " ".join(" ".join(case.text.splitlines()) for case in cases)
     once = text.encode()
-    return (once * (LINE_BYTES // len(once) + 1))[:LINE_BYTES].decode(errors="ignore")
+    return (once * (line_bytes // len(once) + 1))[:line_bytes].decode(errors="ignore")
 
 
 def _each(encoded: Encoded) -> list[npt.NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -87,12 +88,10 @@ def load_tokenizer(section: PretrainedTokenizer, folder: Path) -> SavedTokenizer
     Raises:
         RecipeError: It cannot be loaded, has another size than stated, or lacks what is needed here.
     """
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory(prefix="lemur-tokenizer-") as scratch:
         place = _stored_tokenizer(section.name, Path(scratch)) if "://" in section.name else section.name
         try:
-            loaded: Any = AutoTokenizer.from_pretrained(place, revision=section.revision or "main")
+            loaded: Any = _tokenizer_class(Path(place)).from_pretrained(place, revision=section.revision or "main")
         except (OSError, ValueError) as error:
             raise RecipeError(f"model.tokenizer.name {section.name!r} cannot be loaded: {error}") from error
     num_entries = 1 + max(loaded.get_vocab().values())
@@ -107,6 +106,19 @@ def load_tokenizer(section: PretrainedTokenizer, folder: Path) -> SavedTokenizer
         )
     loaded.save_pretrained(folder)
     return SavedTokenizer(loaded.eos_token_id, section.vocab_size)
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """Returns what loads a tokenizer; where its folder says that it is of the general kind, without importing torch."""
+    path = folder / "tokenizer_config.json"
+    named = json.loads(path.read_bytes()).get("tokenizer_class") if path.is_file() else None
+    if named in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def tokenizer_fingerprint(section: TrainedTokenizer | PretrainedTokenizer) -> str:
