@@ -207,7 +207,8 @@ def test_more_partitions_than_files_may_be_open_are_selected_from(selecting: Sel
     data = section(tmp_path, cleaning={"near_duplicates": NEAR}, heldout_fraction=0.2)
     stored = selecting.store([("code", [document(number, 60)]) for number in range(50)], data, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/proc/self/fd").iterdir()))
+    # The limit is on numbers, of which some below the highest may be free.
+    used = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, hard))
     try:
         selection = select(stored, data)

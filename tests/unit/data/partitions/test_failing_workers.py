@@ -101,6 +101,9 @@ def test_a_worker_that_cannot_even_start_is_an_error(
     steps.partition()
     monkeypatch.setattr("sys.executable", "/bin/false")
 
+    with pytest.raises(LemurError, match="compares encoders ended with exit code 1; run again"):
+        steps.tokenize()
+    monkeypatch.setattr(workers, "choose_engine", lambda description, numbers: "fastokens")
     with pytest.raises(LemurError, match=r"tokenized partition \d of source 'code' .* exit code 1; run again"):
         steps.tokenize()
 

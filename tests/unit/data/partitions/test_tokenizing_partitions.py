@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from small_corpus import (
@@ -23,7 +23,6 @@ from small_steps import CHANGES, Steps, children
 
 from lemur.data.partitions import workers
 from lemur.data.partitions.workers import tokenize_partitions
-from lemur.data.tokenizer.encoder import FastokensEngine
 from lemur.errors import RecipeError
 from lemur.receipt import MANIFEST_NAME, Receipt
 from lemur.recipe import ModelSection
@@ -68,19 +67,25 @@ def test_the_number_of_processes_shows_in_nothing(
 
 
 def test_steps_side_by_side_make_their_parts_whichever_engine_each_has(
-    steps: Steps, expected: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    steps: Steps,
+    expected: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     documents = steps.tokenize(1, num_workers=2)
     assert [receipt.key for receipt in documents] == [receipt.key for receipt in expected.documents[1::2]]
 
-    def refuse(self: FastokensEngine, definition: dict[str, Any]) -> None:
-        raise ValueError("not today")
-
-    monkeypatch.setattr(FastokensEngine, "__init__", refuse)
+    # Found by the processes before the real one.
+    (tmp_path / "refusing").mkdir()
+    (tmp_path / "refusing" / "fastokens.py").write_text(
+        "class Tokenizer:\n    @staticmethod\n    def from_json_str(text):\n        raise ValueError('not today')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "refusing"))
     documents += steps.tokenize(0, num_workers=2)
 
     assert "encoded with tokenizers, which is slower, since fastokens cannot load this tokenizer" in (
-        capsys.readouterr().err
+        capfd.readouterr().err
     )
     assert documents_by_name(documents) == documents_by_name(expected.documents)
     assert steps.mix(documents, num_workers=2).digest == expected.tokens.digest

@@ -40,8 +40,8 @@ def choose_engine(description: Path, numbers: Sequence[int]) -> EngineName:
     message = json.loads(lines[-1]) if lines else {}
     if "engine" in message:
         return next(name for name in get_args(EngineName) if name == message["engine"])
-    reason = message.get("message") or f"the process that compares encoders ended with exit code {ended.returncode}"
-    raise error_classes().get(message.get("error", ""), LemurError)(reason)
+    ending = f"the process that compares encoders ended with exit code {ended.returncode}; run again"
+    raise error_classes().get(message.get("error", ""), LemurError)(message.get("message", ending))
 
 
 def _sample(description: WorkDescription, listed: PartitionList, numbers: Sequence[int]) -> Iterator[Document]:
