@@ -25,18 +25,32 @@ def reuse(storage_uri: str, prefix: str, *, stage: str) -> Receipt | None:
     Raises:
         StorageError: The storage cannot be reached or refuses.
     """
+    found = find_whole(storage_uri, prefix, stage=stage)
+    if found:
+        emit("note", text=f"{stage}: unchanged, {found.kind} at {found.uri}")
+    return found
+
+
+def find_whole(storage_uri: str, prefix: str, *, stage: str) -> Receipt | None:
+    """Returns the result that stands at a prefix, or `None`; says why only where there is one that cannot be trusted.
+
+    Args:
+        storage_uri: Root of a run's storage.
+        prefix: Where the result would be.
+        stage: Stage that asks, for the note the user sees.
+
+    Raises:
+        StorageError: The storage cannot be reached or refuses.
+    """
     try:
         found = find_result(storage_uri, prefix)
     except IntegrityError as error:
         emit("note", text=f"{stage}: {error}; making it anew")
         return None
-    if found is None:
-        return None
-    damaged = damaged_objects(found)
-    if damaged:
+    damaged = damaged_objects(found) if found else []
+    if found and damaged:
         emit("note", text=f"{stage}: {found.uri}/{damaged[0]} is damaged or missing; making the result anew")
         return None
-    emit("note", text=f"{stage}: unchanged, {found.kind} at {found.uri}")
     return found
 
 

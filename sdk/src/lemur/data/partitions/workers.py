@@ -17,12 +17,11 @@ from lemur.data.partitions.checking import choose_engine
 from lemur.data.partitions.listing import ListedPartition, PartitionList, num_workers, read_partitions
 from lemur.data.partitions.worker import WorkDescription
 from lemur.data.scratch import scratch_folder
-from lemur.errors import IntegrityError, LemurError, error_classes
+from lemur.errors import LemurError, error_classes
 from lemur.progress import Task, emit, task
 from lemur.receipt import Receipt
 from lemur.recipe import DataSection
-from lemur.results import find_result
-from lemur.reuse import damaged_objects
+from lemur.reuse import find_whole
 from lemur.storage.base import in_parallel
 
 _LOOKUPS_AT_ONCE = 16
@@ -72,20 +71,9 @@ def tokenize_partitions(*, data: DataSection, partitions: Receipt, storage: str,
 
 def _standing(partitions: Sequence[ListedPartition], storage: str) -> list[Receipt | None]:
     """Returns the result of each partition that stands whole."""
-
-    def find(listed: ListedPartition) -> Receipt | None:
-        try:
-            receipt = find_result(storage, listed.prefix)
-        except IntegrityError as error:
-            emit("note", text=f"tokenize: {error}; making it anew")
-            return None
-        damaged = damaged_objects(receipt) if receipt else []
-        if receipt and damaged:
-            emit("note", text=f"tokenize: {receipt.uri}/{damaged[0]} is damaged or missing; making the result anew")
-            return None
-        return receipt
-
-    return in_parallel(find, partitions, _LOOKUPS_AT_ONCE)
+    return in_parallel(
+        lambda listed: find_whole(storage, listed.prefix, stage="tokenize"), partitions, _LOOKUPS_AT_ONCE
+    )
 
 
 def _tokenize(

@@ -24,12 +24,11 @@ from lemur.data.tokenizer.definition import (
     read_tokenizer,
     without_metaspace,
 )
+from lemur.dataset.layout import token_dtype
 from lemur.errors import RecipeError
 
 EngineName = Literal["fastokens", "tokenizers"]
 """Library that encodes; which one it is shows in the time taken, never in the ids."""
-LARGEST_SHORT_VOCABULARY = 2**16
-"""Up to so many entries an id takes two bytes, beyond it four."""
 _NUM_SHOWN_CHARACTERS = 60
 
 
@@ -116,7 +115,7 @@ class Encoder:
     def __init__(self, engine: Engine, *, end_of_text_id: int, vocab_size: int) -> None:
         self._engine = engine
         self.end_of_text_id, self.vocab_size = end_of_text_id, vocab_size
-        self.dtype = np.dtype("<u2" if vocab_size <= LARGEST_SHORT_VOCABULARY else "<u4")
+        self.dtype = np.dtype(token_dtype(vocab_size))
         self.engine = f"{engine.name} {importlib.metadata.version(engine.name)}"
 
     def encode(self, texts: Sequence[str]) -> Encoded:
