@@ -92,7 +92,7 @@ def _run(job: Job, backend: ForkedBackend, rank: int, port: int, environment: di
 
 def _plant_kills(backend: ForkedBackend) -> None:
     from lemur.storage.file import FileStorage
-    from lemur.training.callbacks import Watching
+    from lemur.training.loop.watching import Watching
 
     on_log, write = Watching.on_log, FileStorage.write
 

@@ -11,7 +11,7 @@ from small_training import make_texts, make_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from lemur.training.chatml import EncodedDialogue, encode_dialogue, prepare_tokenizer
+from lemur.training.dialogues.chatml import EncodedDialogue, encode_dialogue, prepare_tokenizer
 
 PREPARED = make_tokenizer(make_texts())
 prepare_tokenizer(PREPARED)

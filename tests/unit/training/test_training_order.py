@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemur.training.dialogues import training_order
+from lemur.training.dialogues.encoding import training_order
 
 
 @given(

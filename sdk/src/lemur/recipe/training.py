@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from lemur.plugins import Section
+from lemur.plugins import OneOf, Section, discover
 from lemur.recipe.names import Fraction, Seed
+
+if TYPE_CHECKING:
+    from lemur.training.engine import Engine
+else:
+    Engine = Annotated[Any, OneOf("lemur.training.engines")]
+
+
+def _copies() -> Engine:
+    return cast("Engine", discover("lemur.training.engines")["ddp"](kind="ddp"))
 
 
 class PretrainSection(Section):
@@ -17,6 +26,8 @@ class PretrainSection(Section):
     """Tokens to train on; rounded up to whole batches."""
     batch_tokens: PositiveInt
     """Tokens in one optimizer step over all devices; accumulation makes it from whatever devices there are."""
+    engine: Engine = Field(default_factory=_copies)
+    """How the devices share the model."""
     micro_batch_sequences: PositiveInt = 1
     """Sequences one device handles at a time."""
     learning_rate: PositiveFloat
@@ -72,6 +83,8 @@ class FinetuneSection(Section):
 
     method: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
     """Which weights are tuned."""
+    engine: Engine = Field(default_factory=_copies)
+    """How the devices share the model."""
     epochs: PositiveFloat = 2.0
     """Passes over the dialogues; the paper made two."""
     batch_dialogues: PositiveInt = 128

@@ -24,11 +24,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from lemur.model_size import count_adapter_parameters, training_flops_per_token
 from lemur.recipe import LoraTuning
 from lemur.results import fetch
-from lemur.training.chatml import SPECIAL_TOKENS, prepare_tokenizer
-from lemur.training.checkpoints import StepCheckpoints, clear
+from lemur.training.checkpoints.steps import StepCheckpoints, clear
 from lemur.training.description import FinetuningDescription
-from lemur.training.dialogues import encode_dialogues, training_order
-from lemur.training.loop import SavingTrainer, Trained, Work, resume_point, train
+from lemur.training.dialogues.chatml import SPECIAL_TOKENS, prepare_tokenizer
+from lemur.training.dialogues.encoding import encode_dialogues, training_order
+from lemur.training.loop.running import SavingTrainer, Trained, Work, resume_point, train
 from lemur.training.models import Record, architecture_of, load_model, load_tokenizer, store_model
 from lemur.training.process import run_process
 from lemur.training.settings import accumulation, attention, shared_arguments

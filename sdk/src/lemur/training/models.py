@@ -25,8 +25,8 @@ from lemur.receipt import Receipt
 from lemur.recipe import Architecture, ModelSection, PretrainedStart
 from lemur.results import fetch, read_manifest, write_result
 from lemur.storage import open_storage
-from lemur.training.curve import METRICS_NAME
 from lemur.training.description import checkpoint_prefix
+from lemur.training.loop.curve import METRICS_NAME
 from lemur.training.settings import Precision
 from lemur.training.workplace import writing
 

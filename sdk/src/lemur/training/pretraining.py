@@ -13,9 +13,9 @@ from lemur.dataset import Sample, TokenDataset, open_dataset
 from lemur.model_size import training_flops_per_token
 from lemur.receipt import Receipt
 from lemur.results import fetch
-from lemur.training.checkpoints import StepCheckpoints, clear
+from lemur.training.checkpoints.steps import StepCheckpoints, clear
 from lemur.training.description import PretrainingDescription, whole_result
-from lemur.training.loop import SavingTrainer, Work, resume_point, train
+from lemur.training.loop.running import SavingTrainer, Work, resume_point, train
 from lemur.training.models import Record, cast, load_tokenizer, start_model, store_model
 from lemur.training.process import run_process
 from lemur.training.settings import accumulation, attention, shared_arguments

@@ -13,7 +13,7 @@ from lemur.recipe import FinetuneSection, HardwareSection, ModelSection, Pretrai
 from lemur.results import read_manifest
 from lemur.storage import open_storage
 from lemur.training.backend import Job
-from lemur.training.checkpoints import clear
+from lemur.training.checkpoints.steps import clear
 from lemur.training.description import (
     FinetuningDescription,
     PretrainingDescription,
@@ -32,6 +32,7 @@ QUIET = {
 """Variables that keep the libraries of a training process from printing bars and from calling home."""
 
 _WITHOUT_EFFECT = {
+    "engine",
     "micro_batch_sequences",
     "micro_batch_dialogues",
     "activation_checkpointing",

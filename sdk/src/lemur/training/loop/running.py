@@ -15,10 +15,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from lemur.progress import emit, task
 from lemur.receipt import Receipt
 from lemur.recipe import FinetuneSection, PretrainSection
-from lemur.training.callbacks import Checkpointing, Seeding, Watching
-from lemur.training.checkpoints import Resumable, StepCheckpoints
-from lemur.training.curve import LossCurve
+from lemur.training.checkpoints.steps import Resumable, StepCheckpoints
 from lemur.training.description import TrainingDescription
+from lemur.training.loop.checkpointing import Checkpointing
+from lemur.training.loop.curve import LossCurve
+from lemur.training.loop.seeding import Seeding
+from lemur.training.loop.watching import Watching
 from lemur.training.settings import arithmetic, local_folder
 from lemur.training.workplace import writing
 

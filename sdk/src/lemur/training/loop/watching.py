@@ -1,21 +1,16 @@
-"""What surrounds the library's training loop: progress, the loss curve, utilisation, and checkpoints to storage."""
+"""Shows how training goes: loss, speed and utilisation, beside the progress bar and in the loss curve."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lemur.errors import TrainingError
 from lemur.progress import Task
-from lemur.receipt import digest_of
-from lemur.training.checkpoints import StepCheckpoints
-from lemur.training.curve import LossCurve
-from lemur.training.settings import local_folder
+from lemur.training.loop.curve import LossCurve
 
 
 class Watching(TrainerCallback):
@@ -96,55 +91,3 @@ class Watching(TrainerCallback):
             "tokens/s": f"{point['tokens_per_second']:,.0f}",
             "mfu": f"{self.utilisation(point['tokens_per_second']):.1%}",
         }
-
-
-class Seeding(TrainerCallback):
-    """Makes what is random in a step, such as dropout, follow from the seed, the step and the process alone.
-
-    So a resumed run draws what an unbroken one draws, without any state of generators to restore.
-
-    Args:
-        seed: Seed of the stage.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Seeds the generators of all devices."""
-        torch.manual_seed(int(digest_of([self._seed, state.global_step, args.process_index])[:15], 16))
-
-
-class Checkpointing(TrainerCallback):
-    """Asks the Trainer for a checkpoint every so many steps, and moves it from the local folder to storage.
-
-    Args:
-        checkpoints: Where they are stored.
-        curve: Loss curve that goes with them.
-        bar: Progress bar that names the last one; `None` in processes that do not show any.
-        every_steps: Steps between two.
-    """
-
-    def __init__(self, checkpoints: StepCheckpoints, curve: LossCurve, bar: Task | None, *, every_steps: int) -> None:
-        self._checkpoints, self._curve, self._bar, self._every_steps = checkpoints, curve, bar, every_steps
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks for a checkpoint; not after the last step, when the model itself is stored."""
-        control.should_save = state.global_step % self._every_steps == 0 and state.global_step < state.max_steps
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stores the checkpoint that the Trainer has just written."""
-        # Every rank writes its own random state into the folder.
-        args.distributed_state.wait_for_everyone()
-        if state.is_world_process_zero:
-            folder = local_folder(args) / f"checkpoint-{state.global_step}"
-            # A pickle of the arguments, which nothing here reads.
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            self._curve.save(folder)
-            self._checkpoints.store(state.global_step, folder)
-            shutil.rmtree(folder)
-            if self._bar:
-                self._bar.update(state.global_step, checkpoint=f"step {state.global_step}")
-        args.distributed_state.wait_for_everyone()

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lemur.errors import TrainingError
 from lemur.progress import task
-from lemur.training.chatml import encode_dialogue
+from lemur.training.dialogues.chatml import encode_dialogue
 
 IGNORED_LABEL = -100
 """Label of a token that the loss is not on."""

@@ -1,0 +1,1 @@
+"""Dialogues as training data: ChatML, truncation, packing, and the order of a run."""

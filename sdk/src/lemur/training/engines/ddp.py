@@ -1,0 +1,49 @@
+"""Distributed data parallelism of PyTorch: every process keeps a whole copy of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lemur.training.engine import Engine, Processes
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, Trainer
+
+    from lemur.recipe import FinetuneSection, PretrainSection
+    from lemur.training.state import TrainingState
+
+
+class DdpEngine(Engine):
+    """Copies of everything in every process; the simplest, and the fastest where a model fits."""
+
+    kind: Literal["ddp"]
+
+    @property
+    def zero_stage(self) -> Literal[0]:
+        """Nothing is divided."""
+        return 0
+
+    def arguments(self, section: PretrainSection | FinetuneSection, processes: Processes) -> dict[str, Any]:
+        """Returns the arguments of the process group."""
+        return {"ddp_find_unused_parameters": False}
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """Loads the whole model."""
+        from lemur.training.models import load_model
+
+        return load_model(folder)
+
+    def state(self, trainer: Trainer) -> TrainingState:
+        """Returns whole parameters; each process writes an equal share of them."""
+        from lemur.training.state.replicated import ReplicatedState
+
+        return ReplicatedState(trainer)
+
+    def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the weights of this copy."""
+        assert trainer.model
+        for name, weight in trainer.model.named_parameters():
+            yield name, weight.detach().float().cpu()
