@@ -17,7 +17,7 @@ export UV_LINK_MODE ?= $(shell [ "$$(stat -c %d . 2>/dev/null)" = "$$(stat -c %d
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test sandbox lint types contracts check compile schema lock clean ci bench-data
+.PHONY: help quickstart setup setup-dev test sandbox lint types contracts check compile schema lock clean ci bench-data bench-storage bench-train
 
 ##@ Use
 
@@ -61,6 +61,12 @@ ci: check test ## All that continuous integration asks for
 
 bench-data: setup-dev $(VENV)-peers/.installed-data ## Measure the data engine beside other tools
 	$(BIN)/python -m benchmarks.data --peers-python $(VENV)-peers/bin/python
+
+bench-storage: setup-dev $(VENV)-peers/.installed-storage ## Measure storage beside other S3 clients
+	$(BIN)/python -m benchmarks.storage --peers-python $(VENV)-peers/bin/python
+
+bench-train: setup-dev ## Measure training beside the plain libraries, on a GPU where there is one
+	$(BIN)/python -m benchmarks.train
 
 ##@ Generate
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from benchmarks.data.bench import Bench
 from benchmarks.data.processes import measure
-from benchmarks.data.s3_server import find_server, s3_server
 from benchmarks.data.tables import Table, middle
+from benchmarks.s3_server import find_server, s3_server
 
 APPETITE_TOKENS_PER_SECOND = 16_000
 """What the quickstart's trainer takes, as it says itself (`tokens_per_second` of its receipt): `lemur run
@@ -46,7 +46,8 @@ def reader(bench: Bench) -> list[Table]:
         places = [_Place("files", str(bench.work / "reader"), {})]
         program = find_server()
         if program:
-            places.append(_Place("S3 on loopback", *stack.enter_context(s3_server(program))))
+            server = stack.enter_context(s3_server(program))
+            places.append(_Place("S3 on loopback", server.new_bucket(), server.environment))
         else:
             table.notes.append("S3 is not measured: SeaweedFS is missing, which the `dev` extra brings.")
         receipts = {

@@ -45,7 +45,8 @@ def small_recipe(storage: str, corpus: Path) -> dict[str, Any]:
     recipe["pretrain"] |= {
         "tokens": 20_480,
         "batch_tokens": 512,
-        "micro_batch_sequences": 8,
+        # Steps of some length, so that one can be caught in the middle of training.
+        "micro_batch_sequences": 1,
         "warmup_steps": 2,
         "checkpoint_every_steps": 10,
         "log_every_steps": 5,
@@ -132,15 +133,17 @@ class Workplace:
     def models(self) -> dict[str, dict[str, str]]:
         """Digest of what must come out the same each time, by task: data and weights.
 
-        The curve beside the weights holds times, and so do scores.
+        The curve and the events beside the weights hold times, and so do scores.
         """
         found = {}
         for task in REPEATABLE:
             receipt = json.loads((self.record / "receipts" / f"{task}.json").read_text(encoding="utf-8"))
             manifest = json.loads((self.local(receipt["uri"]) / "manifest.json").read_text(encoding="utf-8"))
-            digests = {stored["name"]: stored["sha256"] for stored in manifest["objects"]}
-            digests.pop("metrics.jsonl", None)
-            found[task] = digests
+            found[task] = {
+                stored["name"]: stored["sha256"]
+                for stored in manifest["objects"]
+                if stored["name"] != "metrics.jsonl" and not stored["name"].startswith("events/")
+            }
         return found
 
     def local(self, uri: str) -> Path:

@@ -105,6 +105,30 @@ def test_the_release_is_served_and_answers_as_the_readme_says(finished: Workplac
         served.wait(30)
 
 
+def test_a_run_that_is_asked_to_stop_in_training_stores_a_checkpoint_and_goes_on_from_it(
+    again: Workplace, finished: Workplace
+) -> None:
+    expected = finished.models()
+    remove(again, "base", "chat", "release")
+    process = again.start()
+    moment, deadline = progressed("pretrain", 13), time.monotonic() + 180
+    while not moment(again.events):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    output = process.communicate(timeout=120)[0]
+
+    assert process.returncode == 130, output
+    assert "stopping: training at work stores a checkpoint first" in output
+    (note,) = [event["text"] for event in again.events if event.get("text", "").startswith("asked to stop")]
+    step = int(note.rpartition(" ")[2])
+    assert 13 <= step < 40
+    output = again.run()
+    assert f"pretrain: going on from the checkpoint of step {step}" in output
+    assert again.models() == expected
+
+
 def test_a_refused_model_is_not_published(again: Workplace) -> None:
     again.recipe["gate"]["rules"] = [{"benchmark": "expressions", "metric": "accuracy", "minimum": 0.999}]
     (again.storage / "releases").rename(again.folder / "aside")

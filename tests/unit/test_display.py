@@ -48,3 +48,24 @@ def test_a_terminal_gets_a_bar_with_details() -> None:
     )
     assert "7/20" in output
     assert "loss 3.142" in output
+
+
+def test_a_log_gets_a_line_now_and_then() -> None:
+    output = shown(
+        task_event("start", 0, seconds=0.0),
+        task_event("progress", 1, seconds=5.0),
+        task_event("progress", 7, seconds=31.0, seconds_left=58.0, details={"loss": "3.142", "checkpoint": "step 5"}),
+        task_event("progress", 8, seconds=40.0),
+        task_event("progress", 15, seconds=70.0, seconds_left=20.0),
+        task_event("done", 20, seconds=90.0),
+    )
+    assert output.splitlines() == [
+        "  pretrain: 7/20 steps, about 58.0 s left, loss 3.142  checkpoint step 5",
+        "  pretrain: 15/20 steps, about 20.0 s left",
+        "  ✓ pretrain: 20 steps, 90.0 s",
+    ]
+
+
+def test_a_bar_says_how_long_the_rest_takes() -> None:
+    output = shown(task_event("start", 0), task_event("progress", 7, seconds_left=200.0), terminal=True)
+    assert "about 3 min 20 s left" in output

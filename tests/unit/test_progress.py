@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,20 @@ def test_a_task_tells_its_start_its_end_and_what_it_did(events: Path) -> None:
         "total": 3,
         "unit": "steps",
         "seconds": 0,
+        "seconds_left": None,
         "details": {"loss": 1.5},
     }
+
+
+def test_it_is_told_how_long_the_rest_takes_whatever_an_earlier_attempt_has_done(events: Path) -> None:
+    with progress.task("pretrain", total=100) as bar:
+        for step in (90, 91, 92, 93):
+            bar.update(step)
+            time.sleep(0.3)
+    told = [event["seconds_left"] for event in _events(events) if event["event"] == "progress"]
+    assert told[0] is None
+    # Seven steps of 0.3 s; at the speed since the beginning it would be a tenth of that.
+    assert told[-1] == pytest.approx(2.1, rel=0.3)
 
 
 def test_fast_work_is_not_told_step_by_step_and_its_last_step_always_is(events: Path) -> None:
@@ -114,6 +127,17 @@ def test_without_a_reader_lines_go_to_stderr(lines: pytest.CaptureFixture[str]) 
         "note: unchanged",
     ]
     assert "loss=1.5" in err
+
+
+def test_a_line_says_how_long_the_rest_takes(
+    lines: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_SECONDS", 0.0)
+    with progress.task("pretrain", total=2000) as bar:
+        bar.update(2)
+        time.sleep(0.3)
+        bar.update(3, loss=2.5)
+    assert ", about 10 min " in lines.readouterr().err.replace("about 9 min", "about 10 min")
 
 
 def test_a_task_of_unknown_length_shows_what_is_done(lines: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,6 @@ def test_a_seed_that_a_float_cannot_hold_is_refused() -> None:
         ({"model.architecture.num_kv_heads": "3"}, "num_heads 4 is not a multiple of num_kv_heads 3"),
         ({"pretrain.batch_tokens": "4000"}, "pretrain.batch_tokens 4000 must be a multiple of sequence_length 256"),
         ({"hardware.devices_per_node": "3"}, "must be a multiple of"),
-        ({"finetune.batch_dialogues": "65"}, "finetune.batch_dialogues 65 must be a multiple of 1 devices"),
         (
             {"finetune.max_length": "4096"},
             "finetune.max_length 4096 is longer than model.architecture.max_position 512",

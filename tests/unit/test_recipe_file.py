@@ -137,7 +137,7 @@ def test_every_float_that_python_writes_is_read_back(value: float) -> None:
         ),
         (
             ("  learning_rate: 4e-5\n", "  learning_rate: 4e-5\n  precision: fp16\n"),
-            "tiny.yaml:26: pretrain.precision: 'fp16' should be 'float32' or 'bfloat16'",
+            "tiny.yaml:26: pretrain.precision: 'fp16' should be 'float32', 'bfloat16' or 'float8'",
         ),
         (("kind: random", "kind: randomly"), "tiny.yaml:4: model.start.kind: 'randomly' is not a known kind"),
         (("name: tiny", "name: Tiny!"), "tiny.yaml:1: name: 'Tiny!' should match pattern"),

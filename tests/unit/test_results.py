@@ -260,9 +260,14 @@ def test_lineage_names_each_ancestor_once_and_parents_first(root: str) -> None:
 
 
 _WRITER = """if True:
-    import sys
+    import sys, time
     from pathlib import Path
     from lemur.results import write_result
+    from lemur.storage import open_storage
+    storage = type(open_storage(sys.argv[1]))
+    upload = storage.upload
+    # Slow enough to be killed on the way.
+    storage.upload = lambda *arguments, **named: time.sleep(0.05) or upload(*arguments, **named)
     writer = write_result(sys.argv[1], prefix=sys.argv[2], kind="tokens", stage="mix", key="k", parents={})
     for number in range(40):
         writer.add(f"{number:05}.bin", Path(sys.argv[3]))

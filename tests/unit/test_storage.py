@@ -215,7 +215,7 @@ def test_a_reader_sees_the_old_object_or_the_new_one_and_nothing_between(storage
 def test_an_object_that_is_replaced_during_its_download_is_never_mixed(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lemur.storage.s3._RANGE_BYTES", MEGABYTE)
+    monkeypatch.setattr("lemur.storage.s3_download.RANGE_BYTES", MEGABYTE)
     old, new = bytes(12 * MEGABYTE), b"\xff" * (12 * MEGABYTE)
     storage.write("data", old)
     replaced = threading.Event()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cutting_proxy import CuttingProxy
 
 from lemur.errors import StorageError
 from lemur.receipt import MANIFEST_NAME
@@ -211,37 +211,6 @@ def test_a_server_that_never_takes_the_connection_is_given_up_soon(
     monkeypatch.setenv("AWS_ENDPOINT_URL", silent_server)
     storage = open_storage("s3://bucket/prefix")
     _assert_unreachable(lambda: storage.read("data"), silent_server, caplog, capfd)
-
-
-class CuttingProxy:
-    """Passes connections on to a server, and cuts the first ones after some bytes of the answer."""
-
-    def __init__(self, endpoint: str, *, num_cuts: int, after_bytes: int) -> None:
-        self._target = int(endpoint.rpartition(":")[2])
-        self._cuts_left, self._after_bytes = num_cuts, after_bytes
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listening.accept()
-            server = socket.create_connection(("127.0.0.1", self._target))
-            threading.Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
-        passed = 0
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-                passed += len(data)
-                if answers and passed > self._after_bytes and self._cuts_left:
-                    self._cuts_left -= 1
-                    break
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_download_whose_connection_breaks_goes_on_where_it_was(

@@ -33,6 +33,7 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with each progress event, in the order they were written."""
 
 _GRACE_SECONDS = 10.0
+"""Time to stop, beyond what the backend gives training processes to store a checkpoint."""
 
 
 class RunResult(NamedTuple):
@@ -193,7 +194,10 @@ def _execute(arguments: dict[str, Any], *, work: Path, listener: Listener) -> No
                         break
                     time.sleep(0.1)
         except BaseException:
-            _stop(process)
+            text = "stopping: training at work stores a checkpoint first; to end it at once, stop again"
+            listener({"event": "note", "text": text})
+            backend = arguments["hardware"]["backend"]
+            _stop(process, grace_seconds=_GRACE_SECONDS + float(backend.get("grace_seconds", 0)))
             raise
     shutil.rmtree(scratch, ignore_errors=True)
     if process.returncode:
@@ -219,15 +223,18 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the runner's process group: asks first, insists after a grace period."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
+def _stop(process: subprocess.Popen[bytes], *, grace_seconds: float) -> None:
+    """Ends the runner's process group: asks first, insists after a grace period, or when asked to stop once more."""
+    process.terminate()
+    try:
+        with _sigterm_interrupts():
+            process.wait(grace_seconds)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 def _tail(log: Path, num_lines: int = 20) -> str:

@@ -14,13 +14,17 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
+from lemur.progress import time_left
+
+_LINE_INTERVAL_SECONDS = 30.0
+"""Seconds of a task between two lines about it, where there is no bar."""
+
 
 class RunDisplay:
-    """Draws progress events on a terminal; elsewhere it prints when things start and end.
+    """Draws progress events on a terminal; elsewhere it prints when things end, and a line now and then meanwhile.
 
     Args:
         console: Where to draw.
@@ -30,13 +34,14 @@ class RunDisplay:
         self._console = console
         self._live = console.is_terminal
         self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("  {task.description}", style="cyan"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[details]}", style="dim"),
             console=console,
             disable=not self._live,
@@ -65,12 +70,20 @@ class RunDisplay:
         name = event["task"]
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(
-                escape(name), total=event["total"], unit=event["unit"], details=""
+                escape(name), total=event["total"], unit=event["unit"], left="", details=""
             )
+            self._told[name] = 0.0
         details = "  ".join(f"{key} {_short(value)}" for key, value in event["details"].items())
+        seconds_left = event.get("seconds_left")
+        left = time_left(seconds_left) if seconds_left and kind == "progress" else ""
         self._progress.update(
-            self._tasks[name], completed=event["completed"], total=event["total"], details=escape(details)
+            self._tasks[name], completed=event["completed"], total=event["total"], left=left, details=escape(details)
         )
+        if kind == "progress" and not self._live and event["seconds"] - self._told[name] >= _LINE_INTERVAL_SECONDS:
+            self._told[name] = event["seconds"]
+            total = f"/{event['total']:,}" if event["total"] else ""
+            parts = [f"{event['completed']:,}{total} {event['unit']}", left, details]
+            self._console.print(Text(f"  {name}: {', '.join(filter(None, parts))}", style="dim"), soft_wrap=True)
         if kind in {"done", "failed"}:
             self._progress.remove_task(self._tasks.pop(name))
             mark = Text("  ✓", style="green") if kind == "done" else Text("  ✗", style="red")

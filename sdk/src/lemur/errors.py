@@ -48,6 +48,27 @@ class TrainingError(LemurError):
     exit_code = 6
 
 
+class HungError(TrainingError):
+    """Training processes that stood still; the message names each and the line it stood at.
+
+    Exit codes from 128 on mean "start it again" to those who start training jobs: a `PyTorchJob` with
+    `restartPolicy: ExitCode` retries just those, and a failure policy of a `TrainJob` names them. So this is 128
+    and the number of SIGALRM, the signal of a clock that ran out.
+    """
+
+    exit_code = 142
+
+
+class PreemptedError(LemurError):
+    """Training that was asked to make room, and stopped after a checkpoint; started again, it goes on from there.
+
+    Its exit code is 128 and the number of SIGTERM: what a shell reports of a program that SIGTERM ended, and one of
+    those that mean "start it again" (see `HungError`).
+    """
+
+    exit_code = 143
+
+
 class SandboxError(LemurError):
     """Model-written code was to be run and no sandbox is installed."""
 

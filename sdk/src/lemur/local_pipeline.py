@@ -3,18 +3,21 @@
 `python -m lemur.local_pipeline PARENT_PID PIPELINE ARGUMENTS ROOT`: the Kubeflow Pipelines SDK executes the same
 compiled file that a cluster takes, each step as a subprocess of this interpreter. It is a process of its own so that
 whoever started it can stop everything below it, and need not import the SDK.
+
+SIGTERM is passed on to the stage at work, past the shell that the SDK runs it in: a training stage stores a checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
 
 from lemur.lifeline import end_with_parent
-from lemur.stages.envelope import RUNNER_VARIABLE
+from lemur.stages.envelope import RUNNER_VARIABLE, STOP_VARIABLE
 
 
 def main() -> int:
@@ -24,6 +27,9 @@ def main() -> int:
     # Steps are started as `python3`: it must be this interpreter, wherever PATH points.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
+    stop = root / "stop"
+    os.environ[STOP_VARIABLE] = str(stop)
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.touch())
 
     from kfp import components, local
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from lemur.recipe import Architecture, LoraTuning
+from lemur.recipe import AdapterTuning, Architecture
 
 
 class ParameterCount(BaseModel):
@@ -85,7 +85,7 @@ def linear_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
     }
 
 
-def count_adapter_parameters(architecture: Architecture, tuning: LoraTuning) -> int:
+def count_adapter_parameters(architecture: Architecture, tuning: AdapterTuning) -> int:
     """Returns the parameters of low-rank adapters: rank x (inputs + outputs) for each adapted layer.
 
     Names in `target_modules` that no linear layer has count nothing; the plan refuses them.

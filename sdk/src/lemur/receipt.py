@@ -120,6 +120,15 @@ class Manifest(BaseModel):
         """SHA-256 over the objects alone: equal content has equal digests, whenever and wherever made."""
         return digest_of([stored.model_dump() for stored in self.objects])
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over the objects that hold weights alone: equal training gives equal weights.
+
+        `digest` covers all of a model's objects, also `metrics.jsonl` and `events/`, which say when and how fast.
+        """
+        weights = [stored for stored in self.objects if stored.name.endswith(".safetensors")]
+        return digest_of([stored.model_dump() for stored in weights])
+
     def receipt(self, uri: str) -> Receipt:
         """Returns the receipt of this manifest, found at the prefix `uri`."""
         return Receipt(

@@ -99,7 +99,8 @@ def log_lines(num_points: int, *, start: float, end: float, every: int = 4) -> b
         rate = 9_100 + 420 * math.sin(index / 3)
         lines.append(
             json.dumps(
-                {"step": step, "tokens": step * 8192, "loss": loss, "learning_rate": 1e-3, "grad_norm": 1.0}
+                {"step": step, "tokens": step * 8192, "loss": loss, "grad_norm": 1.0}
+                | {"learning_rate": 4e-5 * min(step / 20, 0.55 + 0.45 * math.cos(math.pi * index / num_points))}
                 | {"tokens_per_second": rate, "seconds": step * 0.9}
             )
         )
@@ -207,8 +208,11 @@ def complete_run(root: Path, *, hostile: str = "") -> dict[str, Receipt]:
     )
     run.keep(
         "base", "checkpoint", {"metrics.jsonl": log_lines(75, start=8.3, end=2.61)}, parents=("tokens", "initial"),
-        metrics={"final_loss": 2.6134, "tokens_per_second": 9123.4, "mfu": 0.317, "seconds": 268.4},
-        metadata=checkpoint_metadata("base", steps=300, tokens=2_457_600, resumed=[120, 212]),
+        metrics={"final_loss": 2.6134, "tokens_per_second": 9123.4, "mfu": 0.317, "seconds": 268.4}
+        | {"data_wait_share": 0.0042, "peak_memory_bytes": 1.87e9},
+        metadata=checkpoint_metadata("base", steps=300, tokens=2_457_600, resumed=[120, 212])
+        | {"engine": {"kind": "deepspeed", "zero_stage": 2, "offload": False}, "skipped_steps": [17, 230]}
+        | {"kernels": {"attention": "sdpa", "optimizer": "AdamW (fused)", "liger": None, "notes": []}},
     )  # fmt: skip
     run.keep(
         "chat", "checkpoint", {"metrics.jsonl": log_lines(22, start=2.9, end=0.21, every=5)},

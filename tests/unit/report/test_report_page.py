@@ -102,6 +102,36 @@ def test_report_shows_every_number_that_was_put_in(html: str) -> None:
     assert missing == []
 
 
+def test_report_says_what_training_ran_with_and_what_it_took(html: str) -> None:
+    page = html.replace(NARROW, " ")
+    for name, figure in (("waiting for data", "0.4 %"), ("peak memory", "1.87 GB"), ("skipped steps", "2")):
+        assert f"<dt>{name}</dt><dd>{figure}</dd>" in page
+    for name, value in (
+        ("engine", "deepspeed"),
+        ("zero stage", "2"),
+        ("attention", "sdpa"),
+        ("optimizer", "AdamW (fused)"),
+    ):
+        assert f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' in page
+    assert "liger" not in page
+    assert "Skipped, because the batch would have done harm: step 17, 230" in page
+    # Two interruptions and two skipped steps, each marked in three charts of two sizes; the tuning had none.
+    curves = "".join(re.findall('<svg class="line.*?</svg>', html))
+    assert curves.count('class="mark"') == curves.count('class="cross"') == 12
+    assert curves.count(">resumed at 120</text>") == 6
+    assert "learning rate, in 1e-5" in curves
+
+
+def test_old_receipts_and_logs_without_the_newer_figures_are_shown_as_they_are(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "store")
+    log = b'{"step": 4, "tokens": 64, "loss": 2.0}\n{"step": 8, "tokens": 128, "loss": null}\n'
+    run.keep("base", "checkpoint", {"metrics.jsonl": log}, metadata={"steps": 8, "zero_stage": 0})
+    html = report_of(run.receipts, tmp_path)
+    assert "loss, nats per token" in html
+    for absent in ("waiting for data", "peak memory", "learning rate", "tokens per second", "skipped", "engine"):
+        assert absent not in Page(html).text
+
+
 def test_report_counts_realised_shares_over_the_tokens_of_the_run(
     html: str, receipts: dict[str, Receipt], tmp_path: Path
 ) -> None:

@@ -26,12 +26,14 @@ class ForkedBackend(Backend):
 
     kind: Literal["forked"] = "forked"
     kill_after_step: int | None = None
-    """Step after which the processes kill themselves with SIGKILL."""
+    """Step after which the processes kill themselves with SIGKILL, once checkpoints of earlier steps are stored."""
     kill_in_commit_of_step: int | None = None
     """Step whose checkpoint lacks but its manifest when they do."""
 
     max_file_bytes: int | None = None
     """Largest file the processes can write; beyond it the system fails them, as a full disk does."""
+    prepare: str | None = None
+    """Module whose `prepare` is called in each process before its work."""
 
     def run(self, job: Job) -> None:
         """Runs the job; a process that fails makes it fail."""
@@ -87,24 +89,35 @@ def _run(job: Job, backend: ForkedBackend, rank: int, port: int, environment: di
     if backend.max_file_bytes:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (backend.max_file_bytes, resource.RLIM_INFINITY))
+    if backend.prepare:
+        importlib.import_module(backend.prepare).prepare(rank)
     run_process(getattr(importlib.import_module(job.module), _WORK[job.module]), job.arguments)
 
 
 def _plant_kills(backend: ForkedBackend) -> None:
     from lemur.storage.file import FileStorage
+    from lemur.training.checkpoints.saving import Saver
     from lemur.training.loop.watching import Watching
 
-    on_log, write = Watching.on_log, FileStorage.write
+    on_log, write, save = Watching.on_log, FileStorage.write, Saver.save
+    savers = []
 
     def on_log_then_die(self: Watching, args: Any, state: Any, *rest: Any, **named: Any) -> None:
         on_log(self, args, state, *rest, **named)
         if state.global_step == backend.kill_after_step:
+            for saver in savers:
+                saver.finish()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_known(self: Saver, *rest: Any) -> None:
+        savers[:] = [self]
+        save(self, *rest)
 
     def write_unless_dead(self: FileStorage, name: str, data: bytes) -> Any:
         if name == "manifest.json" and self.uri.endswith(f"-steps/{backend.kill_in_commit_of_step or 0:08d}"):
             os.kill(os.getpid(), signal.SIGKILL)
         return write(self, name, data)
 
+    Saver.save = save_known  # type: ignore[method-assign]
     Watching.on_log = on_log_then_die  # type: ignore[method-assign]
     FileStorage.write = write_unless_dead  # type: ignore[method-assign]

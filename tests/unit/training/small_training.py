@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from forked import ForkedBackend
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -26,7 +28,7 @@ from lemur.dataset import (
     write_partitions,
     write_sequences,
 )
-from lemur.dataset.layout import BLOCKS_NAME, TOKENS_NAME
+from lemur.dataset.layout import BLOCKS_NAME, ENDS_NAME, ORIGINS_NAME, TOKENS_NAME
 from lemur.receipt import Receipt, digest_of
 from lemur.recipe import FinetuneSection, HardwareSection, ModelSection, PretrainSection
 from lemur.results import write_result
@@ -123,7 +125,14 @@ def _make_documents(
     writer = write_result(storage, prefix=prefix, kind="documents", stage="tokenize", key=key, parents={})
     writer.add_bytes(TOKENS_NAME, tokens)
     writer.add_bytes(BLOCKS_NAME, checksums.getvalue())
-    return np.array([len(document) for document in ids]), writer.commit()
+    lengths = np.array([len(document) for document in ids])
+    ends, origins = io.BytesIO(), io.BytesIO()
+    np.save(ends, lengths.cumsum().astype(np.uint64))
+    writer.add_bytes(ENDS_NAME, ends.getvalue())
+    names = pa.array([f"functions.py:{line + 1}" for line in range(len(texts))])
+    pq.write_table(pa.table({"origin": names}), origins)
+    writer.add_bytes(ORIGINS_NAME, origins.getvalue())
+    return lengths, writer.commit()
 
 
 def sums(num_dialogues: int) -> list[Messages]:

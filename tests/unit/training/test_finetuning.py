@@ -112,14 +112,37 @@ def test_adapters_are_merged_and_survive_a_kill(
     assert not torch.equal(merged.model.layers[0].mlp.up_proj.weight, base.model.layers[0].mlp.up_proj.weight)
 
 
-def test_dialogues_that_are_too_long_are_cut_and_counted(finetune: Callable[..., Receipt], storage: str) -> None:
-    endless = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "no " * 100}]
+def test_the_receipt_counts_what_was_cut_left_out_and_padded(finetune: Callable[..., Receipt], storage: str) -> None:
+    question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": "no"}
+    long = [question, answer, question, {"role": "assistant", "content": "no " * 100}]
     unanswered = [{"role": "user", "content": "why " * 100}, {"role": "assistant", "content": "so"}]
-    dialogues = make_dialogues(storage, [*sums(30), endless, endless, unanswered])
+    dialogues = make_dialogues(storage, [*sums(30), long, long, unanswered])
 
     made = finetune(dialogues=dialogues, finetune=finetune_section(epochs=1))
 
-    assert made.metadata["encoded"]["dialogues"] == 32
-    assert made.metadata["encoded"]["cut"] == 2
-    assert made.metadata["encoded"]["without_answer"] == 1
+    encoded = made.metadata["encoded"]
+    counts = {name: encoded[name] for name in ("dialogues", "cut", "turns_dropped", "too_long")}
+    assert counts == {"dialogues": 32, "cut": 2, "turns_dropped": 4, "too_long": 1}
+    assert 0 < encoded["learned_tokens"] < encoded["tokens"]
+    assert encoded["tokens_dropped"] > 200
     assert made.metadata["steps"] == 2
+    assert made.metadata["tokens"] == encoded["tokens"]
+    assert 0 < made.metadata["padding_share"] < 0.3
+
+
+def test_without_packing_it_learns_as_much(finetune: Callable[..., Receipt], finetuned: Receipt) -> None:
+    single = finetune(finetune=finetune_section(packing="none"))
+
+    assert single.metadata["steps"] == finetuned.metadata["steps"]
+    assert single.metadata["tokens"] == finetuned.metadata["tokens"]
+    assert losses_of(single)[-1] == pytest.approx(losses_of(finetuned)[-1], abs=0.3)
+
+
+def test_a_pack_that_holds_more_than_a_step_is_to_have_is_told(
+    finetune: Callable[..., Receipt], notes: Callable[[], str]
+) -> None:
+    made = finetune(finetune=finetune_section(epochs=1, batch_dialogues=1))
+
+    assert made.metadata["steps"] < 96
+    assert "a pack of 64 tokens holds" in notes()
+    assert "and batch_dialogues is 1" in notes()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_training import finetune_section, hardware_section, losses_of, pretrain_section
+from written import is_running, launch, wait_for, write_job
 
 from lemur.errors import RecipeError, StorageError, TrainingError
 from lemur.receipt import Receipt
@@ -21,34 +19,13 @@ from lemur.training import run
 from lemur.training.backend import Job
 from lemur.training.backends.local import LocalBackend
 
-LOCAL = LocalBackend(kind="local")
+LOCAL = LocalBackend(kind="local", max_restarts=0)
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., Job]:
     """Makes a job of a module with the given source."""
-
-    def make(source: str, **settings: object) -> Job:
-        (tmp_path / "written_module.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        environment = {"PYTHONPATH": str(tmp_path), "FOLDER": str(tmp_path)}
-        return Job(name="written", module="written_module", environment=environment, **settings)
-
-    return make
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+    return functools.partial(write_job, tmp_path)
 
 
 def test_a_job_runs_with_its_arguments_and_keeps_its_output(job: Callable[..., Job], tmp_path: Path) -> None:
@@ -129,11 +106,7 @@ def test_no_process_outlives_its_launcher(
         """,
         processes_per_node=num_processes,
     )
-    script = (
-        "import sys; from lemur.training.backend import Job; from lemur.training.backends.local import LocalBackend;"
-        "LocalBackend(kind='local').run(Job.model_validate_json(sys.argv[1]))"
-    )
-    launcher = subprocess.Popen([sys.executable, "-c", script, sleeper.model_dump_json()], stderr=subprocess.DEVNULL)
+    launcher = launch(LOCAL, sleeper)
     try:
         wait_for(lambda: len(list(tmp_path.glob("pid-*"))) == num_processes)
         pids = [int(path.name.partition("-")[2]) for path in tmp_path.glob("pid-*")]
@@ -159,11 +132,7 @@ def test_a_second_launcher_waits_for_the_first(
         path.unlink()
     """
     described = job(source)
-    script = (
-        "import sys; from lemur.training.backend import Job; from lemur.training.backends.local import LocalBackend;"
-        "LocalBackend(kind='local').run(Job.model_validate_json(sys.argv[1]))"
-    )
-    first = subprocess.Popen([sys.executable, "-c", script, described.model_dump_json()])
+    first = launch(LOCAL, described)
     wait_for((tmp_path / "busy").exists)
 
     LOCAL.run(described)

@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     with pytest.raises(TrainingError):
         pretrain(ForkedBackend(kill_after_step=10))
     (newest,) = (tmp_path / "storage" / "checkpoints").glob("*-steps/00000008")
-    path = newest / ("manifest.json" if damage == "manifest" else "optimizer.pt")
+    path = newest / ("manifest.json" if damage == "manifest" else "state-00000-of-00001-0.safetensors")
     content = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
@@ -192,9 +192,10 @@ def test_another_tokenizer_than_the_recipes_is_refused_before_any_work(
         pretrain(NoBackend(), model=model_section(4096))
 
 
-def test_zero_stages_are_refused_rather_than_ignored(pretrain: Callable[..., run.Pretrained]) -> None:
-    with pytest.raises(RecipeError, match="zero_stage is 2"):
-        pretrain(hardware=hardware_section(NoBackend(), zero_stage=2))
+def test_an_engine_that_cannot_be_is_refused_before_any_work(pretrain: Callable[..., run.Pretrained]) -> None:
+    section = pretrain_section(engine={"kind": "fsdp", "tensor_parallel": 2})
+    with pytest.raises(RecipeError, match="tensor_parallel 2 does not divide the 1 processes"):
+        pretrain(NoBackend(), pretrain=section)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_error_and_harms_no_other(
@@ -204,7 +205,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_error_and_harms_no_other(
         pretrain(ForkedBackend(kill_after_step=6))
 
     with pytest.raises(TrainingError, match=rf"\[{StorageError.exit_code}\]"):
-        pretrain(ForkedBackend(max_file_bytes=50_000))
+        pretrain(ForkedBackend(max_file_bytes=50_000), pretrain=pretrain_section(checkpoint_retry_seconds=0))
     resumed = pretrain()
 
     assert resumed.base.metadata["resumed_at_steps"] == [4]

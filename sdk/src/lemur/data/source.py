@@ -18,8 +18,8 @@ else:
 SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][-A-Za-z0-9._+]{0,99}$")]
 """Letters, digits, dots, dashes, underscores and plus signs, since it names a folder."""
 
-DIALOGUE_FIELDS = ("messages", "prompt", "completion")
-"""Fields that a dialogue can have."""
+DIALOGUE_FIELDS = ("messages", "prompt", "completion", "tools")
+"""Fields that a dialogue can have; each but the last makes a record one."""
 
 
 class Record(NamedTuple):

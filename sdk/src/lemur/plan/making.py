@@ -28,8 +28,6 @@ class DevicesPlan(BaseModel):
     """Name of the device."""
     num_devices: int
     """Devices in all."""
-    zero_stage: int
-    """What is divided over them."""
     memory_bytes: int
     """Memory of one."""
     peak_flops: float
@@ -116,7 +114,6 @@ def _devices(recipe: Recipe) -> DevicesPlan:
     return DevicesPlan(
         accelerator=hardware.accelerator.name,
         num_devices=hardware.num_nodes * hardware.devices_per_node,
-        zero_stage=hardware.zero_stage,
         expected_mfu=hardware.expected_mfu,
         **hardware.accelerator.model_dump(exclude={"name"}),
     )

@@ -24,6 +24,9 @@ RESERVE_SHARE = 0.1
 LOGITS_BYTES = 12
 """Bytes for each token and entry of the vocabulary: log-probabilities, the gradient of the loss and that of the
 softmax, each in float32."""
+FOUR_BITS_BYTES = 4.127 / 8
+"""Bytes of a weight in NF4: four bits, and 0.127 for the doubly quantized scale of each block of 64 (Dettmers et al.
+2023, arXiv 2305.14314, section 3)."""
 _MOST_DEVICES = 1 << 20
 
 
@@ -46,11 +49,22 @@ class Layout(NamedTuple):
     """Bytes kept in a layer for each token and unit of the hidden size."""
     element: int
     """Bytes of an element of keys, values and the feed-forward's inside."""
+    gathered: int
+    """Bytes of a weight that is gathered because weights are divided."""
 
 
-FLOAT32 = Layout("float32 throughout", 4, 0, 4, 8, residual=4, hidden=32, element=4)
-CAST = Layout("float32 weights, cast to bfloat16 for arithmetic", 4, 2, 4, 8, residual=4, hidden=30, element=2)
-BFLOAT16 = Layout("bfloat16 weights, float32 copy in the optimizer", 2, 0, 2, 12, residual=2, hidden=20, element=2)
+FLOAT32 = Layout("float32 throughout", 4, 0, 4, 8, residual=4, hidden=32, element=4, gathered=4)
+CAST = Layout(
+    "float32 weights, cast to bfloat16 for arithmetic", 4, 2, 4, 8, residual=4, hidden=30, element=2, gathered=4
+)
+GATHERED = Layout(
+    "float32 weights, gathered in bfloat16 layer by layer", 4, 0, 4, 8, residual=2, hidden=20, element=2, gathered=2
+)
+BFLOAT16 = Layout(
+    "bfloat16 weights, float32 copy in the optimizer", 2, 0, 4, 12, residual=2, hidden=20, element=2, gathered=2
+)
+LAYOUTS = {"cast": CAST, "gathered": GATHERED, "kept": BFLOAT16}
+"""By how an engine's weights become bfloat16; each adds gradients up in float32."""
 """`hidden` is what autograd keeps in a layer of hidden size h. Twice each: the norm's input (float32), its
 normalised value and the input of the linear layers after it; once each: queries and attention's output. That is
 2 x 4h + 2 x 4h + 2 x 4h + 2 x 4h in float32 and 2 x 4h + 2 x 2h + 2 x 2h + 2 x 2h in bfloat16. Casting keeps the
@@ -64,10 +78,10 @@ class Load(NamedTuple):
     """Sizes of the model."""
     vocab_size: int
     """Entries of its vocabulary."""
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "float8"]
     """Arithmetic of the passes."""
     zero_stage: int
-    """What is divided over the devices."""
+    """What is divided over the devices, in ZeRO's count."""
     num_devices: int
     """Devices."""
     num_sequences: int
@@ -78,13 +92,17 @@ class Load(NamedTuple):
     """Whether activations are recomputed."""
     num_adapter_parameters: int | None = None
     """Parameters of low-rank adapters; `None` where every weight is trained."""
+    lower_precision: Literal["cast", "gathered", "kept"] = "kept"
+    """How weights become bfloat16."""
+    offloads: Literal["none", "optimizer", "all"] = "none"
+    """What is in main memory and not on the device."""
+    in_four_bits: bool = False
+    """Whether the frozen weights of linear layers are quantized."""
 
     @property
     def layout(self) -> Layout:
-        """How parameters and activations are stored: ZeRO keeps bfloat16 weights, plain data parallelism casts."""
-        if self.precision == "float32":
-            return FLOAT32
-        return BFLOAT16 if self.zero_stage else CAST
+        """How parameters and activations are stored; float8 is for products alone, and what is kept is bfloat16."""
+        return FLOAT32 if self.precision == "float32" else LAYOUTS[self.lower_precision]
 
 
 class MemoryPlan(BaseModel):
@@ -169,17 +187,27 @@ def plan_memory(load: Load, limit_bytes: int) -> MemoryPlan:
     # Casting keeps no copy of frozen weights: they are cast anew each time.
     kept = trained if adapters is None else parameters.total + adapters
     divided = [load.num_devices if load.zero_stage >= stage else 1 for stage in (3, 2, 1)]
+    weights_bytes = -(-kept * layout.weights // divided[0]) + layout.copies * trained - _saved_by_four_bits(load)
     return MemoryPlan(
         layout=layout.description,
-        weights_bytes=-(-kept * layout.weights // divided[0]) + layout.copies * trained,
-        gradients_bytes=-(-trained * layout.gradients // divided[1]),
-        optimizer_bytes=-(-trained * layout.optimizer // divided[2]),
-        gathered_bytes=layout.weights * (2 * parameters.per_layer + parameters.embedding) * (load.zero_stage == 3),
+        weights_bytes=weights_bytes * (load.offloads != "all"),
+        gradients_bytes=-(-trained * layout.gradients // divided[1]) * (load.offloads != "all"),
+        optimizer_bytes=-(-trained * layout.optimizer // divided[2]) * (load.offloads == "none"),
+        gathered_bytes=layout.gathered * (2 * parameters.per_layer + parameters.embedding) * (load.zero_stage == 3),
         activations_bytes=activation_bytes(load),
         logits_bytes=LOGITS_BYTES * load.num_sequences * load.sequence_length * load.vocab_size,
         reserve_bytes=int(RESERVE_SHARE * limit_bytes),
         limit_bytes=limit_bytes,
     )
+
+
+def _saved_by_four_bits(load: Load) -> int:
+    """Returns what quantizing the linear layers of the decoder saves; embedding, head and norms stay as they are."""
+    if not load.in_four_bits:
+        return 0
+    parameters = count_parameters(load.architecture, load.vocab_size)
+    linear = parameters.num_layers * (parameters.attention + parameters.feed_forward)
+    return int(linear * (load.layout.weights - FOUR_BITS_BYTES))
 
 
 def what_would_fit(load: Load, limit_bytes: int, *, section: str) -> str:
@@ -214,7 +242,8 @@ def _changes(load: Load, section: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields each setting that saves memory, in words, with the fields of the load that it changes."""
     if load.num_devices > 1:
         for stage in range(load.zero_stage + 1, 4):
-            yield f"hardware.zero_stage: {stage}", {"zero_stage": stage}
+            words = f"{section}.engine: {{kind: deepspeed, zero_stage: {stage}}}"
+            yield words, {"zero_stage": stage, "lower_precision": "kept"}
     if load.num_sequences > 1:
         key = "micro_batch_sequences" if section == "pretrain" else "micro_batch_dialogues"
         yield f"{section}.{key}: 1", {"num_sequences": 1}
@@ -228,8 +257,9 @@ def _devices_needed(load: Load, limit_bytes: int, section: str) -> str:
     while num_devices <= _MOST_DEVICES:
         if plan_memory(load._replace(zero_stage=3, num_devices=num_devices), limit_bytes).fits:
             return (
-                f"{num_devices} devices (hardware.num_nodes x devices_per_node) hold it with hardware.zero_stage: 3, "
-                f"one sequence at a time and {section}.activation_checkpointing: true; or take devices with more memory"
+                f"{num_devices} devices (hardware.num_nodes x devices_per_node) hold it with {section}.engine: "
+                f"{{kind: deepspeed, zero_stage: 3}}, one sequence at a time and {section}.activation_checkpointing: "
+                "true; or take devices with more memory"
             )
         num_devices *= 2
     shorter = "data.sequence_length" if section == "pretrain" else "finetune.max_length"

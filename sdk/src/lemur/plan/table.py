@@ -56,8 +56,7 @@ def _heading(plan: Plan) -> Text:
         f"\n{whole(parameters.total)} parameters: embedding {count(parameters.embedding)}, {parameters.num_layers} "
         f"layers of {count(parameters.per_layer)}, output {count(parameters.head) if parameters.head else 'tied'}"
         f"\n{devices.num_devices} x {devices.accelerator} ({size(devices.memory_bytes)}, "
-        f"{digits(devices.peak_flops / 1e12)} TFLOP/s peak, {devices.price_per_hour:g} {devices.currency} an hour), "
-        f"ZeRO stage {devices.zero_stage}\n"
+        f"{digits(devices.peak_flops / 1e12)} TFLOP/s peak, {devices.price_per_hour:g} {devices.currency} an hour)\n"
     )
     return text
 
@@ -93,6 +92,7 @@ def _dialogues(plan: Plan) -> Table:
 def _stages(plan: Plan) -> Table:
     table = _table("\nTraining", "", "pretrain", "finetune")
     for label, values in (
+        ("engine", [stage.engine for stage in _both(plan)]),
         ("steps", [_number(stage.steps) for stage in _both(plan)]),
         ("sequences or dialogues", [_number(stage.num_sequences) for stage in _both(plan)]),
         ("tokens", [_maybe(stage.tokens, _tokens) for stage in _both(plan)]),

@@ -13,7 +13,7 @@ from lemur.model_size import (
 )
 from lemur.plan.data import DialoguesPlan
 from lemur.plan.memory import Load, MemoryPlan, plan_memory, what_would_fit
-from lemur.recipe import LoraTuning, Recipe
+from lemur.recipe import AdapterTuning, FinetuneSection, PretrainSection, QloraTuning, Recipe
 from lemur.units import size
 
 
@@ -22,6 +22,8 @@ class TrainingPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
+    engine: str
+    """How the devices share the model."""
     steps: int | None
     """Optimizer steps."""
     tokens: int | None
@@ -63,7 +65,9 @@ def _load(recipe: Recipe, section: str) -> Load:
         architecture=recipe.model.architecture,
         vocab_size=recipe.model.tokenizer.vocab_size,
         precision=stage.precision,
-        zero_stage=recipe.hardware.zero_stage,
+        zero_stage=stage.engine.divides,
+        lower_precision=stage.engine.lower_precision,
+        offloads=stage.engine.offloads,
         num_devices=recipe.hardware.num_nodes * recipe.hardware.devices_per_node,
         num_sequences=(
             recipe.pretrain.micro_batch_sequences if section == "pretrain" else recipe.finetune.micro_batch_dialogues
@@ -71,12 +75,13 @@ def _load(recipe: Recipe, section: str) -> Load:
         sequence_length=recipe.data.sequence_length if section == "pretrain" else recipe.finetune.max_length,
         activation_checkpointing=stage.activation_checkpointing,
         num_adapter_parameters=None if section == "pretrain" else _num_adapter_parameters(recipe),
+        in_four_bits=section == "finetune" and isinstance(recipe.finetune.method, QloraTuning),
     )
 
 
 def _num_adapter_parameters(recipe: Recipe) -> int | None:
     method = recipe.finetune.method
-    return count_adapter_parameters(recipe.model.architecture, method) if isinstance(method, LoraTuning) else None
+    return count_adapter_parameters(recipe.model.architecture, method) if isinstance(method, AdapterTuning) else None
 
 
 def plan_pretraining(recipe: Recipe) -> TrainingPlan:
@@ -90,24 +95,51 @@ def plan_pretraining(recipe: Recipe) -> TrainingPlan:
         tokens=steps * section.batch_tokens,
         num_sequences=steps * section.batch_tokens // length,
         average_length=length,
-        keep=section.keep_checkpoints,
+        section=section,
     )
 
 
 def plan_tuning(recipe: Recipe, dialogues: list[DialoguesPlan]) -> TrainingPlan:
-    """Plans tuning; padding of dialogues to a common length is not counted as work."""
+    """Plans tuning; padding is not counted as work, and a dialogue attends to itself alone, packed or not."""
     section = recipe.finetune
     tokens = _in_epochs([(source.tokens, source.repeats) for source in dialogues], section.epochs)
     count = _in_epochs([(source.num_dialogues, source.repeats) for source in dialogues], section.epochs)
+    steps = _steps(section, tokens, count)
     return _plan_training(
         recipe,
         _load(recipe, "finetune"),
-        steps=None if count is None else -(-count // section.batch_dialogues),
+        steps=steps,
+        busy_share=_busy_share(recipe, steps, tokens),
         tokens=tokens,
         num_sequences=count,
         average_length=min(section.max_length, tokens / count) if tokens and count else section.max_length,
-        keep=section.keep_checkpoints,
+        section=section,
     )
+
+
+def _steps(section: FinetuneSection, tokens: int | None, count: int | None) -> int | None:
+    """Returns the steps of tuning: fewer where a pack holds more dialogues than a step is to have."""
+    if count is None:
+        return None
+    steps = -(-count // section.batch_dialogues)
+    if section.packing == "none" or tokens is None:
+        return steps
+    return max(1, min(steps, -(-tokens // section.max_length)))
+
+
+def _busy_share(recipe: Recipe, steps: int | None, tokens: int | None) -> float:
+    """Returns the share of the devices that has something to do in tuning: a step's packs are dealt out whole."""
+    section, hardware = recipe.finetune, recipe.hardware
+    num_rows = section.batch_dialogues
+    if section.packing == "best_fit" and steps and tokens:
+        num_rows = -(-tokens // (steps * section.max_length))
+    readers = hardware.num_nodes * hardware.devices_per_node // section.engine.tensor_parallel_size
+    return num_rows / (-(-num_rows // readers) * readers)
+
+
+def _engine_in_words(section: PretrainSection | FinetuneSection) -> str:
+    settings = section.engine.model_dump(exclude={"kind"})
+    return ", ".join([section.engine.kind, *(f"{name} {value}" for name, value in settings.items())])
 
 
 def _in_epochs(sizes: list[tuple[int | None, float]], epochs: float) -> int | None:
@@ -124,7 +156,8 @@ def _plan_training(
     tokens: int | None,
     num_sequences: int | None,
     average_length: float,
-    keep: int,
+    section: PretrainSection | FinetuneSection,
+    busy_share: float = 1.0,
 ) -> TrainingPlan:
     """Works out a stage's arithmetic, time and sizes.
 
@@ -135,7 +168,8 @@ def _plan_training(
         tokens: Tokens read.
         num_sequences: Sequences or dialogues read.
         average_length: Tokens in one of them.
-        keep: Resumable checkpoints kept at a time.
+        section: Settings of the stage.
+        busy_share: Share of the devices that has something to do at a time.
     """
     architecture, vocab_size, hardware = load.architecture, load.vocab_size, recipe.hardware
     per_token = training_flops_per_token(
@@ -144,13 +178,15 @@ def _plan_training(
         sequence_length=average_length,
         num_adapter_parameters=load.num_adapter_parameters,
     )
-    achieved = hardware.accelerator.peak_flops * hardware.expected_mfu
+    achieved = hardware.accelerator.peak_flops * hardware.expected_mfu * busy_share
     flops = None if tokens is None else per_token * tokens
     device_hours = None if flops is None else flops / achieved / 3600
     total = count_parameters(architecture, vocab_size).total
     trained = total if load.num_adapter_parameters is None else load.num_adapter_parameters
-    resumable = trained * (load.layout.weights + load.layout.optimizer)
+    # The float32 weight and Adam's two moments of each, whatever the engine.
+    resumable = 12 * trained
     return TrainingPlan(
+        engine=_engine_in_words(section),
         steps=steps,
         tokens=tokens,
         num_sequences=num_sequences,
@@ -165,7 +201,7 @@ def _plan_training(
         cost=None if device_hours is None else device_hours * hardware.accelerator.price_per_hour,
         weights_bytes=total * (4 if load.precision == "float32" else 2),
         resumable_bytes=resumable,
-        kept_bytes=resumable * keep,
+        kept_bytes=resumable * section.keep_checkpoints,
         memory=plan_memory(load, hardware.accelerator.memory_bytes),
     )
 
@@ -195,7 +231,7 @@ def adapter_problems(recipe: Recipe) -> list[str]:
     """Lists adapters on layers that a decoder does not have."""
     method = recipe.finetune.method
     known = linear_shapes(recipe.model.architecture)
-    unknown = [name for name in method.target_modules if name not in known] if isinstance(method, LoraTuning) else []
+    unknown = [name for name in method.target_modules if name not in known] if isinstance(method, AdapterTuning) else []
     if not unknown:
         return []
     return [

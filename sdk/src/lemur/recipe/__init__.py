@@ -22,10 +22,19 @@ from lemur.recipe.model import (
     TrainedTokenizer,
 )
 from lemur.recipe.names import Fraction, Name, Seed
-from lemur.recipe.training import FinetuneSection, FullTuning, LoraTuning, PretrainSection
+from lemur.recipe.training import (
+    AdapterTuning,
+    FinetuneSection,
+    FullTuning,
+    LoraTuning,
+    PretrainSection,
+    QloraTuning,
+    SpikeLimits,
+)
 
 __all__ = [
     "Accelerator",
+    "AdapterTuning",
     "Architecture",
     "DataSection",
     "EvaluationSection",
@@ -40,11 +49,13 @@ __all__ = [
     "PretrainSection",
     "PretrainedStart",
     "PretrainedTokenizer",
+    "QloraTuning",
     "RandomStart",
     "Recipe",
     "Rule",
     "Seed",
     "ServingSection",
+    "SpikeLimits",
     "TrainedTokenizer",
 ]
 
@@ -80,16 +91,16 @@ class Recipe(Section):
             )
         sequences, rest = divmod(self.pretrain.batch_tokens, self.data.sequence_length)
         devices = self.hardware.num_nodes * self.hardware.devices_per_node
-        if rest or sequences % (devices * self.pretrain.micro_batch_sequences):
+        for name, section in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            problems = section.engine.problems(section, devices)
+            if problems:
+                raise ValueError("; ".join(f"{name}: {problem}" for problem in problems))
+        readers = devices // self.pretrain.engine.tensor_parallel_size
+        if rest or sequences % (readers * self.pretrain.micro_batch_sequences):
             raise ValueError(
                 f"pretrain.batch_tokens {self.pretrain.batch_tokens} must be a multiple of sequence_length "
-                f"{self.data.sequence_length} x {devices} devices x micro_batch_sequences "
+                f"{self.data.sequence_length} x {readers} devices with sequences of their own x micro_batch_sequences "
                 f"{self.pretrain.micro_batch_sequences}"
-            )
-        if self.finetune.batch_dialogues % (devices * self.finetune.micro_batch_dialogues):
-            raise ValueError(
-                f"finetune.batch_dialogues {self.finetune.batch_dialogues} must be a multiple of {devices} devices "
-                f"x micro_batch_dialogues {self.finetune.micro_batch_dialogues}"
             )
         listed = {benchmark.kind for benchmark in self.evaluation.benchmarks}
         for rule in self.gate.rules:

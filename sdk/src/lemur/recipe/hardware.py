@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -49,8 +49,6 @@ class HardwareSection(Section):
     """Machines."""
     devices_per_node: PositiveInt = 1
     """Devices, and so training processes, on each machine."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """What is divided over the devices: 1 the optimizer, 2 gradients too, 3 weights too; 0 copies everything."""
     accelerator: Accelerator
     """The device."""
     expected_mfu: Annotated[float, Field(gt=0, le=1)] = 0.4

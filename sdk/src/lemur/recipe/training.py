@@ -14,9 +14,26 @@ if TYPE_CHECKING:
 else:
     Engine = Annotated[Any, OneOf("lemur.training.engines")]
 
+Attention = Literal["auto", "flash_attention_2", "flash_attention_3", "flex", "sdpa", "eager"]
+Precision = Literal["float32", "bfloat16", "float8"]
+
 
 def _copies() -> Engine:
     return cast("Engine", discover("lemur.training.engines")["ddp"](kind="ddp"))
+
+
+class SpikeLimits(Section):
+    """When a step counts as a spike, and is skipped: its loss or gradient norm is far above the recent steps'.
+
+    Far is measured in robust standard deviations: 1.4826 times the median distance from the median, and at least
+    5 % of the median, over the last steps that were not skipped. (For a normal distribution the first is the standard
+    deviation; unlike that, it does not grow with the very outliers it is to find.)
+    """
+
+    window_steps: Annotated[int, Field(ge=8)] = 128
+    """Recent steps that a step is compared with; nothing is a spike before there are so many."""
+    deviations: Annotated[float, Field(ge=3)] = 10.0
+    """Robust standard deviations above the median that are still accepted."""
 
 
 class PretrainSection(Section):
@@ -28,6 +45,9 @@ class PretrainSection(Section):
     """Tokens in one optimizer step over all devices; accumulation makes it from whatever devices there are."""
     engine: Engine = Field(default_factory=_copies)
     """How the devices share the model."""
+    isolate_documents: bool = True
+    """Whether the documents of a sequence are kept apart: positions begin again, and no token sees, or is predicted
+    from, another document. Without it a sequence is one text, as where nothing is said of it in older papers."""
     micro_batch_sequences: PositiveInt = 1
     """Sequences one device handles at a time."""
     learning_rate: PositiveFloat
@@ -42,8 +62,21 @@ class PretrainSection(Section):
     """Decoupled weight decay on matrices."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Arithmetic of the forward and backward pass; weights and moments of the optimizer stay in float32."""
+    skip_spikes: SpikeLimits | None = None
+    """Steps beyond these limits change nothing; without it, only a loss or a gradient that is no number does that."""
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+    """Skipped steps of the whole run; one more ends it and names the data."""
+    step_timeout_seconds: PositiveFloat = 1800.0
+    """A job in which nothing has moved for so long is ended and started again; four times that outside the steps."""
+    precision: Precision = "bfloat16"
+    """Arithmetic of the forward and backward pass; weights and moments of the optimizer stay in float32. `float8` is
+    for matrix products on GPUs from generation 8.9 on, the rest is bfloat16; it pays with `compile`."""
+    attention: Attention = "auto"
+    """Attention kernel; `auto` is FlashAttention where it is installed, else PyTorch's fused kernel."""
+    fused_kernels: Literal["auto", "liger", "none"] = "auto"
+    """Norms, rotary embedding, feed-forward and loss in kernels of their own; `auto` takes liger's on a GPU."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: minutes at the start, for a faster step."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more work for far less memory."""
     seed: Seed = 0
@@ -52,6 +85,10 @@ class PretrainSection(Section):
     """Steps between resumable checkpoints in storage."""
     keep_checkpoints: PositiveInt = 2
     """Newest resumable checkpoints that are kept while the run goes on."""
+    keep_every_steps: PositiveInt | None = None
+    """Checkpoints at multiples of this are kept for good, beside the final model too; without it, none is."""
+    checkpoint_retry_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """How long storage may be away before a checkpoint that cannot be stored ends the run."""
     log_every_steps: PositiveInt = 10
     """Steps between points of the loss curve."""
 
@@ -62,10 +99,9 @@ class FullTuning(Section):
     kind: Literal["full"]
 
 
-class LoraTuning(Section):
+class AdapterTuning(Section):
     """Low-rank adapters are tuned and merged into the weights on export."""
 
-    kind: Literal["lora"]
     rank: PositiveInt = 16
     """Rank of the adapters."""
     alpha: PositiveFloat = 32.0
@@ -78,21 +114,41 @@ class LoraTuning(Section):
     """Linear layers that get an adapter; all of the decoder's by default."""
 
 
+class LoraTuning(AdapterTuning):
+    """Low-rank adapters beside weights in full precision (Hu et al. 2021, arXiv 2106.09685)."""
+
+    kind: Literal["lora"]
+
+
+class QloraTuning(AdapterTuning):
+    """Low-rank adapters beside weights in four bits: NF4 with double quantization, bfloat16 arithmetic.
+
+    The adapters are merged into the weights as they are stored, not into what four bits leave of them (Dettmers et al.
+    2023, arXiv 2305.14314). Needs the library bitsandbytes.
+    """
+
+    kind: Literal["qlora"]
+
+
 class FinetuneSection(Section):
     """Supervised tuning on ChatML dialogues; only what the assistant says is learned."""
 
-    method: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
+    method: Annotated[FullTuning | LoraTuning | QloraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
     """Which weights are tuned."""
     engine: Engine = Field(default_factory=_copies)
     """How the devices share the model."""
     epochs: PositiveFloat = 2.0
     """Passes over the dialogues; the paper made two."""
     batch_dialogues: PositiveInt = 128
-    """Dialogues in one optimizer step over all devices."""
+    """Dialogues in one optimizer step over all devices; with packing on average, since a step has whole packs."""
+    packing: Literal["best_fit", "none"] = "best_fit"
+    """How dialogues stand in sequences: `best_fit` puts as many as fit into one of `max_length` tokens, where they do
+    not see each other; `none` gives each a sequence of its own, padded to the longest beside it."""
     micro_batch_dialogues: PositiveInt = 1
-    """Dialogues one device handles at a time."""
+    """Sequences of `max_length` tokens that one device handles at a time: packs, or single dialogues."""
     max_length: PositiveInt = 4096
-    """Longest dialogue in tokens; a longer one is cut at the end and counted."""
+    """Longest dialogue in tokens, and the length of a pack. A longer dialogue loses whole turns at its end; one whose
+    first answer does not fit is left out. Both are counted."""
     learning_rate: PositiveFloat = 2e-5
     """Peak learning rate."""
     warmup_ratio: Fraction = 0.03
@@ -105,8 +161,20 @@ class FinetuneSection(Section):
     """Decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Arithmetic of the forward and backward pass."""
+    skip_spikes: SpikeLimits | None = None
+    """Steps beyond these limits change nothing; without it, only a loss or a gradient that is no number does that."""
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+    """Skipped steps of the whole run; one more ends it and names the data."""
+    step_timeout_seconds: PositiveFloat = 1800.0
+    """A job in which nothing has moved for so long is ended and started again; four times that outside the steps."""
+    precision: Precision = "bfloat16"
+    """Arithmetic of the forward and backward pass; `float8` as for pretraining."""
+    attention: Attention = "auto"
+    """Attention kernel; `auto` is FlashAttention where it is installed, else PyTorch's fused kernel."""
+    fused_kernels: Literal["auto", "liger", "none"] = "auto"
+    """Norms, rotary embedding, feed-forward and loss in kernels of their own; `auto` takes liger's on a GPU."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: minutes at the start, for a faster step."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     seed: Seed = 0
@@ -115,5 +183,9 @@ class FinetuneSection(Section):
     """Steps between resumable checkpoints in storage."""
     keep_checkpoints: PositiveInt = 2
     """Newest resumable checkpoints that are kept while the run goes on."""
+    keep_every_steps: PositiveInt | None = None
+    """Checkpoints at multiples of this are kept for good, beside the final model too; without it, none is."""
+    checkpoint_retry_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """How long storage may be away before a checkpoint that cannot be stored ends the run."""
     log_every_steps: PositiveInt = 10
     """Steps between points of the loss curve."""

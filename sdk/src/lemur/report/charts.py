@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,6 +19,8 @@ _DOTTED_POINTS = 30
 """Up to so many points, each gets a dot of its own."""
 _LENGTH_LABEL_PIXELS = 36
 """Room that the label of a length takes."""
+_MARK_LETTER_PIXELS = 5.6
+"""Width of a letter in the label of a mark."""
 _FAR_SPANS = 3.0
 """An initial model further off than so many spans of the others is pointed at instead of drawn."""
 
@@ -44,7 +46,9 @@ class LineChart:
     y_label: str
     """What the vertical axis measures, and its unit."""
     marks: Sequence[float] = ()
-    """Values of x where the run was taken up again."""
+    """Values of x where the run was taken up again; each is a dashed line, labelled as far as there is room."""
+    crosses: Sequence[float] = ()
+    """Values of x where a step was skipped; each is a stroke at the foot of the chart."""
     from_zero: bool = False
     """Whether the vertical axis starts at zero, as it should for a rate."""
 
@@ -64,7 +68,7 @@ class LineChart:
         if first == last:
             first, last = spread([first])
         across = Axis(first, last, 54, width - 18)
-        up = Axis(low, high, height - 48, 30)
+        up = Axis(low, high, height - 48, 36 if self.marks else 30)
         layers = [self._frame(across, up, width), self._curve(across, up)]
         if interactive:
             layers.append(self._notes(across, up))
@@ -81,9 +85,23 @@ class LineChart:
             parts.append(_text(x, up.start + 20, label, "tick middle"))
         parts.append(_line(across.start, up.start, across.end, up.start, "stroke"))
         parts.append(_text(width - 18, up.start + 40, self.x_label, "axis end"))
-        for x in (across.at(mark) for mark in self.marks if across.low <= mark <= across.high):
-            parts.append(_line(x, up.start, x, up.end, "mark"))
-        return Markup("").join(parts)
+        for x in (across.at(cross) for cross in self.crosses if across.low <= cross <= across.high):
+            parts.append(_line(x, up.start, x, up.start - 9, "cross"))
+        return Markup("").join([*parts, *self._marks(across, up)])
+
+    def _marks(self, across: Axis, up: Axis) -> Iterator[Markup]:
+        """Draws where the run was taken up again; a label that would touch the one before it is left out."""
+        free_from = across.start
+        for mark in sorted(set(self.marks)):
+            if not across.low <= mark <= across.high:
+                continue
+            x, label = across.at(mark), f"resumed at {units.whole(mark)}"
+            yield _line(x, up.start, x, up.end, "mark")
+            half = len(label) * _MARK_LETTER_PIXELS / 2
+            middle = min(max(x, across.start + half), across.end - half)
+            if middle - half >= free_from:
+                yield _text(middle, up.end - 4, label, "mark-label middle")
+                free_from = middle + half + _MARK_LETTER_PIXELS
 
     def _curve(self, across: Axis, up: Axis) -> Markup:
         places = [(across.at(point.x), up.at(point.y)) for point in self.points]

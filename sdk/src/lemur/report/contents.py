@@ -28,6 +28,7 @@ class LogPoint(BaseModel):
 
     step: int
     loss: float | None = None
+    learning_rate: float | None = None
     tokens_per_second: float | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ from lemur.run_record import RunRecord
 RUNNER_VARIABLE = "LEMUR_RUNNER_PID"
 """Process id of the local runner: a stage whose runner is gone ends itself."""
 
+STOP_VARIABLE = "LEMUR_STOP_FILE"
+"""File that the local runner makes when it was asked to stop: a stage then gets SIGTERM, and the time it needs."""
 
 _RECEIPTS = TypeAdapter(list[Receipt])
 
@@ -107,8 +110,14 @@ def _end_with_runner() -> None:
     if not runner:
         return
 
+    stop = os.environ.get(STOP_VARIABLE)
+
     def watch() -> None:
+        told = False
         while _runs(runner):
+            if stop and not told and Path(stop).exists():
+                told = True
+                os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
         # SIGKILL, because the work may be deep inside a library; children carry a parent-death signal.
         os.kill(os.getpid(), 9)

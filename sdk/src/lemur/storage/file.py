@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -26,7 +27,8 @@ from lemur.storage.base import (
     checked_prefix,
     is_manifest,
 )
-from lemur.storage.integrity import HashingReader, check_content, cut_short, missing, wrong_size
+from lemur.storage.file_copy import copy_file
+from lemur.storage.integrity import HashingReader, check_content, cut_short, describe, missing, wrong_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,7 +59,11 @@ class FileStorage(Storage):
 
     def write(self, name: str, data: bytes) -> StoredObject:
         """Writes a file."""
-        return self._store(name, io.BytesIO(data), len(data), lambda count: None)
+        with new_file(self._path(name), len(data)) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+        return describe(name, data)
 
     def upload(
         self, name: str, path: Path, *, on_bytes: Callable[[int], None] | None = None, move: bool = False
@@ -68,7 +74,8 @@ class FileStorage(Storage):
             with byte_counter(f"store {name}", size_bytes, on_bytes) as count_bytes:
                 if move and self._same_file_system(path):
                     return self._take_over(name, path, file, count_bytes)
-                return self._store(name, file, size_bytes, count_bytes)
+                with new_file(self._path(name), size_bytes) as target:
+                    return copy_file(file, target, name, size_bytes, count_bytes, durable=True)
 
     def download(
         self,
@@ -85,7 +92,7 @@ class FileStorage(Storage):
                 raise wrong_size(self.uri_of(name), size_bytes, expected.size_bytes)
             counter = byte_counter(f"copy {name}", size_bytes, on_bytes)
             with counter as count_bytes, new_file(path, size_bytes, durable=False) as target:
-                found = _copy(file, target, name, count_bytes)
+                found = copy_file(file, target, name, size_bytes, count_bytes, durable=False)
                 if expected:
                     check_content(self.uri_of(name), found, expected)
 
@@ -166,17 +173,15 @@ class FileStorage(Storage):
         target = self._path(name)
         with _explained(self.uri_of(name), 0, self.folder):
             reader = HashingReader(file, on_bytes)
-            while reader.read(CHUNK_BYTES):
-                pass
-            os.fsync(file.fileno())
+            with ThreadPoolExecutor(1) as pool:
+                synced = pool.submit(os.fsync, file.fileno())
+                while reader.read(CHUNK_BYTES):
+                    pass
+                synced.result()
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
             _sync_folder(target.parent)
         return reader.stored_object(name)
-
-    def _store(self, name: str, source: BinaryIO, size_bytes: int, on_bytes: Callable[[int], None]) -> StoredObject:
-        with new_file(self._path(name), size_bytes) as target:
-            return _copy(source, target, name, on_bytes)
 
 
 @contextmanager
@@ -219,15 +224,6 @@ def _locked(file: IO[bytes]) -> bool:
     except OSError:
         return False
     return True
-
-
-def _copy(source: BinaryIO, target: io.FileIO, name: str, on_bytes: Callable[[int], None]) -> StoredObject:
-    reader = HashingReader(source, on_bytes)
-    while piece := reader.read(CHUNK_BYTES):
-        view = memoryview(piece)
-        while view:
-            view = view[target.write(view) :]
-    return reader.stored_object(name)
 
 
 def _files_below(folder: Path) -> list[Path]:

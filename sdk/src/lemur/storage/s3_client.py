@@ -94,9 +94,6 @@ class S3Settings:
 def s3_client(settings: S3Settings, process: int) -> Minio:
     """Returns the client of a process: connections must not be shared with a forked one."""
     address = urlsplit(settings.endpoint)
-    # Each retry would be a line of its own on the user's terminal; the error in the end says it all.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    certificates = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
     return Minio(
         address.netloc,
         settings.access_key,
@@ -104,13 +101,22 @@ def s3_client(settings: S3Settings, process: int) -> Minio:
         settings.session_token,
         secure=address.scheme == "https",
         region=settings.region,
-        http_client=urllib3.PoolManager(
-            timeout=_TIMEOUT,
-            retries=_RETRIES,
-            maxsize=_MAX_CONNECTIONS,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=certificates,
-        ),
+        http_client=s3_connections(process),
+    )
+
+
+@functools.cache
+def s3_connections(process: int) -> urllib3.PoolManager:
+    """Returns what all requests of a process go through."""
+    # Each retry would be a line of its own on the user's terminal; the error in the end says it all.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    certificates = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    return urllib3.PoolManager(
+        timeout=_TIMEOUT,
+        retries=_RETRIES,
+        maxsize=_MAX_CONNECTIONS,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=certificates,
     )
 
 

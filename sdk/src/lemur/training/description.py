@@ -5,7 +5,7 @@ It stands in storage and not in a local file, so that the processes find it wher
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +15,9 @@ from lemur.recipe import FinetuneSection, ModelSection, PretrainSection
 from lemur.results import find_result
 from lemur.reuse import damaged_objects
 from lemur.storage import open_storage
+
+StoredType = Literal["float32", "bfloat16"]
+"""Type that weights are stored in."""
 
 
 class TrainingDescription(BaseModel):
@@ -111,3 +114,8 @@ def whole_result(storage: str, key: str) -> Receipt | None:
 def checkpoint_prefix(key: str) -> str:
     """Returns where a model of that key stands below the storage's root."""
     return f"checkpoints/{key[:16]}"
+
+
+def stored_type(section: PretrainSection | FinetuneSection) -> StoredType:
+    """Returns the type that a stage's model is stored in; float8 is a way to compute and not to store."""
+    return "float32" if section.precision == "float32" else "bfloat16"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from lemur.recipe import FinetuneSection, PretrainSection
     from lemur.training.state import TrainingState
 
+Arithmetic = Literal["float32", "bfloat16", "float8"]
+"""What the forward and backward pass compute in."""
+
 
 class Processes(NamedTuple):
     """The processes of a job."""
@@ -26,13 +30,20 @@ class Processes(NamedTuple):
     on_cpu: bool
     """Whether they compute on processors rather than GPUs."""
 
+    @classmethod
+    def here(cls) -> Processes:
+        """Returns the processes of the job that this process belongs to."""
+        import torch
+
+        return cls(int(os.environ.get("WORLD_SIZE", "1")), not torch.cuda.is_available())
+
 
 class Engine(Plugin, abstract=True):
     """Divides a model's weights, gradients and optimizer over processes, by the means of a library."""
 
     @property
     @abstractmethod
-    def zero_stage(self) -> Literal[0, 1, 2, 3]:
+    def divides(self) -> Literal[0, 1, 2, 3]:
         """What is divided, in ZeRO's count: 1 the optimizer, 2 gradients too, 3 weights too; 0 copies everything."""
 
     @property
@@ -40,20 +51,63 @@ class Engine(Plugin, abstract=True):
         """Processes that share each sequence; the others see different ones."""
         return 1
 
-    def problems(self, processes: Processes) -> list[str]:
-        """Lists what these processes cannot honour, each a sentence with the remedy."""
+    @property
+    def lower_precision(self) -> Literal["cast", "gathered", "kept"]:
+        """How weights become bfloat16: at each operation, with each layer, or for good, with float32 copies beside."""
+        return "cast"
+
+    @property
+    def offloads(self) -> Literal["none", "optimizer", "all"]:
+        """What is kept in main memory rather than on the device: the optimizer, or weights too."""
+        return "none"
+
+    def problems(self, section: PretrainSection | FinetuneSection, num_processes: int) -> list[str]:
+        """Lists what a recipe asks and the engine cannot do, each a sentence with the remedy.
+
+        Args:
+            section: Settings of the stage.
+            num_processes: Processes of the job.
+        """
+        return []
+
+    def local_problems(self, processes: Processes) -> list[str]:
+        """Lists what the machine of this process lacks for the engine, each a sentence with the remedy."""
         return []
 
     @abstractmethod
-    def arguments(self, section: PretrainSection | FinetuneSection, processes: Processes) -> dict[str, Any]:
-        """Returns the engine's keyword arguments for `TrainingArguments`."""
+    def arguments(
+        self, section: PretrainSection | FinetuneSection, arithmetic: Arithmetic, processes: Processes
+    ) -> dict[str, Any]:
+        """Returns the engine's keyword arguments for `TrainingArguments`.
+
+        Called before anything of the process group exists, so an engine may also set its library's variables here.
+
+        Args:
+            section: Settings of the stage.
+            arithmetic: What this machine computes in.
+            processes: The processes of the job.
+        """
 
     @abstractmethod
-    def load(self, folder: Path) -> PreTrainedModel:
-        """Loads a stored model in float32 for training, divided over the processes where the engine divides weights.
+    def load(self, folder: Path, arithmetic: Arithmetic) -> PreTrainedModel:
+        """Loads a stored model for training, divided over the processes where the engine divides weights.
 
         Every process calls it, after the process group and the Trainer's arguments were made.
+
+        Args:
+            folder: Folder of the model's files.
+            arithmetic: What this machine computes in.
         """
+
+    def optimizer(
+        self, section: PretrainSection | FinetuneSection
+    ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+        """Returns class and keyword arguments of another optimizer than PyTorch's fused AdamW, where one is needed.
+
+        Raises:
+            RecipeError: It cannot be had on this machine.
+        """
+        return None
 
     @abstractmethod
     def state(self, trainer: Trainer) -> TrainingState:
@@ -61,7 +115,13 @@ class Engine(Plugin, abstract=True):
 
     @abstractmethod
     def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields each whole float32 weight on the CPU, by name, for the export.
+        """Yields each whole float32 weight on the CPU, by name, for the export; adapters are merged into theirs.
 
         Collective: every process iterates to the end; only the first one gets the tensors, the others get empty ones.
         """
+
+
+def tuning_method(section: PretrainSection | FinetuneSection) -> str:
+    """Returns which weights a stage changes: `full`, or the kind of adapters."""
+    method = getattr(section, "method", None)
+    return method.kind if method else "full"

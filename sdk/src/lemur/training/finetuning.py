@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import PeftModel
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
     set_seed,
 )
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from lemur.model_size import count_adapter_parameters, training_flops_per_token
-from lemur.recipe import LoraTuning
+from lemur.progress import emit
 from lemur.results import fetch
+from lemur.training.adapters import add_adapters
 from lemur.training.checkpoints.steps import StepCheckpoints, clear
-from lemur.training.description import FinetuningDescription
+from lemur.training.description import FinetuningDescription, stored_type
+from lemur.training.dialogues.arrangement import Arrangement, arrange
+from lemur.training.dialogues.batches import MicroBatches, one_item
 from lemur.training.dialogues.chatml import SPECIAL_TOKENS, prepare_tokenizer
-from lemur.training.dialogues.encoding import encode_dialogues, training_order
+from lemur.training.dialogues.encoding import EncodedDialogues, encode_dialogues
+from lemur.training.isolation import guard_isolation, is_flat, with_lengths
+from lemur.training.kernels import Kernels, choose_kernels, switch_on
+from lemur.training.loop.guard import Batches
 from lemur.training.loop.running import SavingTrainer, Trained, Work, resume_point, train
-from lemur.training.models import Record, architecture_of, load_model, load_tokenizer, store_model
+from lemur.training.loop.watchdog import Watchdog
+from lemur.training.models import architecture_of, load_tokenizer, with_new_tokens
 from lemur.training.process import run_process
-from lemur.training.settings import accumulation, attention, shared_arguments
-
-
-class Tuner(SavingTrainer, SFTTrainer):
-    """The SFT trainer, for dialogues that are encoded already."""
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Returns the mean loss of a learned token.
-
-        By the model's own forward pass: trl's fused one reads the output matrix itself, past what adapters add to
-        it, and also computes figures that nothing here reports.
-        """
-        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes none: resumable checkpoints are read by this project only."""
+from lemur.training.quantization import in_four_bits, load_in_four_bits
+from lemur.training.settings import accumulation, num_readers, set_accumulation, shared_arguments
+from lemur.training.storing import Beside, Record, beside, fetch_once, store_model
 
 
 def finetune(uri: str, folder: Path) -> None:
@@ -61,88 +52,171 @@ def finetune(uri: str, folder: Path) -> None:
     job = FinetuningDescription.load(uri)
     if job.result():
         return
-    arguments = _arguments(job, folder)
-    with arguments.distributed_state.main_process_first():
-        base_folder = fetch(job.base, folder / "base")
+    watchdog = Watchdog(job.section.step_timeout_seconds, folder).start()
+    kernels = choose_kernels(job.section, job.section.max_length)
+    arguments = _arguments(job, kernels, folder)
+    switch_on(arguments, kernels)
+    base_folder = fetch_once(job.base, folder / "base", arguments)
     tokenizer = load_tokenizer(base_folder)
     prepare_tokenizer(tokenizer)
-    dialogues, counts = _dialogues(job, arguments, tokenizer, folder)
-    lengths = np.array([len(token_ids) for token_ids in dialogues.with_format("numpy")["input_ids"]])
-    section = job.section
-    num_steps = arguments.max_steps = math.ceil(section.epochs * len(lengths) / section.batch_dialogues)
-    arguments.warmup_steps = math.ceil(section.warmup_ratio * num_steps)
-    order = training_order(lengths, num_steps=num_steps, batch_dialogues=section.batch_dialogues, seed=section.seed)
-    tokens_after = np.concatenate([[0], lengths[order].reshape(num_steps, -1).sum(axis=1).cumsum()])
-    model = _model(base_folder, tokenizer, job)
+    dialogues = _dialogues(job, arguments, tokenizer, folder)
+    arrangement = _arrangement(job, dialogues)
+    _set_steps(arguments, job, arrangement)
+    start = _start(base_folder, tokenizer, arguments, job, folder)
+    model = _model(start, tokenizer, kernels, job)
     parents = {"base": job.base, "dialogues": job.dialogues}
-    checkpoints = StepCheckpoints(job, stage="finetune", parents=parents, num_kept=section.keep_checkpoints)
+    checkpoints = StepCheckpoints(job, job.section, stage="finetune", parents=parents)
     resumed = resume_point(arguments, checkpoints, folder / "resumed")
-    # The part that is left comes first; the rest only keeps the length, and with it the schedule, as it is.
-    rest = dialogues.select(np.roll(order, -section.batch_dialogues * (resumed.step if resumed else 0)))
+    batches = MicroBatches(
+        dialogues,
+        arrangement,
+        num_micro_batches=arguments.gradient_accumulation_steps * num_readers(job.section),
+        rows_at_once=job.section.micro_batch_dialogues,
+        pad_token_id=tokenizer.pad_token_id,
+        first_step=resumed.step if resumed else 0,
+        flat=is_flat(kernels.attention),
+        full=kernels.compile,
+    )
 
     def make_trainer(callbacks: list[TrainerCallback]) -> Trainer:
-        return Tuner(model=model, args=arguments, train_dataset=rest, processing_class=tokenizer, callbacks=callbacks)
+        return SavingTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=batches,
+            data_collator=_flat_item if is_flat(kernels.attention) else one_item,
+            callbacks=callbacks,
+            optimizer_cls_and_kwargs=job.section.engine.optimizer(job.section),
+        )
 
+    tokens_after = arrangement.tokens_after
     work = Work(
         job=job,
         stage="finetune",
-        section=section,
+        section=job.section,
         parents=parents,
-        num_steps=num_steps,
+        num_steps=arrangement.num_steps,
         tokens_at=lambda step: int(tokens_after[step]),
-        flops_per_token=_flops_per_token(model.config, job, sequence_length=float(lengths.mean())),
+        flops_per_token=_flops_per_token(model.config, job, sequence_length=float(dialogues.lengths.mean())),
+        kernels=kernels,
+        batches=Batches(batches.num_micro_batches, batches.origins),
+        watchdog=watchdog,
     )
     trained = train(work, arguments, checkpoints, resumed, make_trainer=make_trainer)
+    weights = job.section.engine.weights(trained.trainer)
     if arguments.process_index == 0:
-        _store(job, model, tokenizer, trained, folder=folder, counts=counts)
+        made = _beside(base_folder, start, tokenizer)
+        _store(job, made, weights, trained, folder=folder, dialogues=dialogues, arrangement=arrangement)
         clear(job)
+    else:
+        # Gathering a divided weight takes all processes.
+        deque(weights, maxlen=0)
     arguments.distributed_state.wait_for_everyone()
 
 
-def _arguments(job: FinetuningDescription, folder: Path) -> SFTConfig:
+def _flat_item(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """Collates for variable-length kernels: the row, with where its dialogues begin."""
+    return with_lengths(one_item(items))
+
+
+def _arguments(job: FinetuningDescription, kernels: Kernels, folder: Path) -> TrainingArguments:
     section = job.section
-    arguments = SFTConfig(
-        # Steps and warmup follow once the dialogues are counted.
-        **shared_arguments(section, folder / "trainer", num_steps=1),
-        per_device_train_batch_size=section.micro_batch_dialogues,
+    return TrainingArguments(
+        # Steps, warmup and accumulation follow once the dialogues are arranged.
+        **shared_arguments(section, kernels, folder / "trainer", num_steps=1),
+        # One item is a whole micro batch.
+        per_device_train_batch_size=1,
         lr_scheduler_type=section.schedule if section.schedule != "constant" else "constant_with_warmup",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
     )
-    arguments.gradient_accumulation_steps = accumulation(
-        section.batch_dialogues, section.micro_batch_dialogues, arguments.world_size
-    )
-    return arguments
 
 
 def _dialogues(
-    job: FinetuningDescription, arguments: SFTConfig, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> tuple[Dataset, dict[str, int]]:
-    """Encodes the dialogues in the first process and maps the file in all of them."""
-    path, counts_path = folder / "dialogues.arrow", folder / "dialogues.json"
-    with arguments.distributed_state.main_process_first():
-        if arguments.process_index == 0:
+    job: FinetuningDescription, arguments: TrainingArguments, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> EncodedDialogues:
+    """Encodes the dialogues in the first process of each machine and maps the files in all of them."""
+    encoded = folder / "encoded"
+    with arguments.distributed_state.local_main_process_first():
+        if arguments.local_process_index == 0:
             source = fetch(job.dialogues, folder / "dialogues") / "dialogues.jsonl"
-            counts = encode_dialogues(source, path, tokenizer, max_length=job.section.max_length)
-            counts_path.write_text(json.dumps(counts._asdict()), encoding="utf-8")
-    return Dataset.from_file(str(path)), json.loads(counts_path.read_text(encoding="utf-8"))
+            encode_dialogues(source, encoded, tokenizer, max_length=job.section.max_length)
+    return EncodedDialogues(encoded)
+
+
+def _arrangement(job: FinetuningDescription, dialogues: EncodedDialogues) -> Arrangement:
+    section = job.section
+    return arrange(
+        dialogues.lengths,
+        epochs=section.epochs,
+        batch_dialogues=section.batch_dialogues,
+        packing=section.packing,
+        capacity=section.max_length,
+        seed=section.seed,
+    )
+
+
+def _set_steps(arguments: TrainingArguments, job: FinetuningDescription, arrangement: Arrangement) -> None:
+    """Sets steps, warmup and accumulation; says where packs and batches do not go together."""
+    section, num_steps = job.section, arrangement.num_steps
+    arguments.max_steps = num_steps
+    arguments.warmup_steps = math.ceil(section.warmup_ratio * num_steps)
+    set_accumulation(arguments, accumulation(section, arrangement.most_rows, section.micro_batch_dialogues))
+    if arguments.process_index:
+        return
+    num_dialogues = len(arrangement.dialogues)
+    if num_dialogues > num_steps * section.batch_dialogues:
+        emit(
+            "note",
+            text=f"finetune: a pack of {section.max_length:,} tokens holds {num_dialogues / num_steps:,.0f} dialogues, "
+            f"and batch_dialogues is {section.batch_dialogues}; a step learns from one pack, so there are "
+            f"{num_steps:,} steps. With packing: none a step has {section.batch_dialogues}",
+        )
+    if arrangement.most_rows < num_readers(section):
+        emit(
+            "note",
+            text=f"finetune: a step has {arrangement.most_rows} packs or dialogues for {arguments.world_size} devices, "
+            "so some of them have nothing to do; raise batch_dialogues, or take fewer devices",
+        )
+
+
+def _start(
+    base_folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    job: FinetuningDescription,
+    folder: Path,
+) -> Path:
+    """Returns the base model with embeddings for new tokens; the first process of each machine makes them."""
+    extended = folder / "start"
+    with arguments.distributed_state.local_main_process_first():
+        if arguments.distributed_state.is_local_main_process:
+            return with_new_tokens(base_folder, tokenizer, extended, seed=job.section.seed % 2**32)
+    return extended if (extended / "config.json").is_file() else base_folder
 
 
 def _model(
-    base_folder: Path, tokenizer: PreTrainedTokenizerBase, job: FinetuningDescription
+    start: Path, tokenizer: PreTrainedTokenizerBase, kernels: Kernels, job: FinetuningDescription
 ) -> PreTrainedModel | PeftModel:
-    """Loads the base model, gives it embeddings for new tokens, and adapters where the method wants them."""
-    model = load_model(base_folder)
-    set_seed(job.section.seed % 2**32)
-    if len(tokenizer) > model.config.vocab_size:
-        # The rows of new tokens are drawn around the mean of the old ones.
-        model.resize_token_embeddings(len(tokenizer))
-    model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    model.generation_config = _generation_config(model.generation_config, tokenizer)
-    model.config.use_cache = False
-    model.set_attn_implementation(attention(job.section, job.section.max_length))
+    """Loads the model as the engine divides it, and puts adapters into it where the method wants them."""
+    if in_four_bits(job.section):
+        model = load_in_four_bits(start, kernels.arithmetic)
+    else:
+        model = job.section.engine.load(start, kernels.arithmetic)
+    model.set_attn_implementation(kernels.attention)
+    guard_isolation(model)
     method = job.section.method
-    return model if method.kind == "full" else get_peft_model(model, _adapters(method, model, tokenizer))
+    if method.kind == "full":
+        return model
+    # A base model has never met ChatML's tokens: their embeddings must be learned, and adapters alone leave them.
+    vocabulary = tokenizer.get_vocab()
+    # Drawn alike in all processes.
+    set_seed(job.section.seed % 2**32)
+    return add_adapters(model, method, [vocabulary[token] for token in SPECIAL_TOKENS], start)
+
+
+def _beside(base_folder: Path, start: Path, tokenizer: PreTrainedTokenizerBase) -> Beside:
+    """Returns what lies beside the tuned weights: ChatML's end of a turn ends what the model says."""
+    config, generation = beside(start, tokenizer).config, beside(base_folder, tokenizer).generation
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return Beside(config, _generation_config(generation, tokenizer), tokenizer)
 
 
 def _generation_config(base: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
@@ -153,24 +227,9 @@ def _generation_config(base: GenerationConfig, tokenizer: PreTrainedTokenizerBas
     return GenerationConfig(**settings)  # type: ignore[no-untyped-call]
 
 
-def _adapters(method: LoraTuning, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig:
-    # A base model has never met ChatML's tokens: their embeddings must be learned, and adapters alone leave them.
-    vocabulary = tokenizer.get_vocab()
-    markers = [vocabulary[token] for token in SPECIAL_TOKENS]
-    layers = ["embed_tokens"] if model.config.tie_word_embeddings else ["embed_tokens", "lm_head"]
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=method.rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]
-        lora_dropout=method.dropout,
-        target_modules=method.target_modules,
-        trainable_token_indices=dict.fromkeys(layers, markers),
-    )
-
-
 def _flops_per_token(config: Any, job: FinetuningDescription, *, sequence_length: float) -> float:
     architecture, method = architecture_of(config), job.section.method
-    num_adapter_parameters = count_adapter_parameters(architecture, method) if method.kind == "lora" else None
+    num_adapter_parameters = count_adapter_parameters(architecture, method) if method.kind != "full" else None
     return training_flops_per_token(
         architecture,
         config.vocab_size,
@@ -181,12 +240,13 @@ def _flops_per_token(config: Any, job: FinetuningDescription, *, sequence_length
 
 def _store(
     job: FinetuningDescription,
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Beside,
+    weights: Iterator[tuple[str, torch.Tensor]],
     trained: Trained,
     *,
     folder: Path,
-    counts: dict[str, int],
+    dialogues: EncodedDialogues,
+    arrangement: Arrangement,
 ) -> None:
     trained.curve.save_points(folder)
     record = Record(
@@ -195,10 +255,15 @@ def _store(
         parents={"base": job.base, "dialogues": job.dialogues},
         curve_folder=folder,
         metrics=trained.metrics,
-        metadata={"method": job.section.method.kind, "encoded": counts, **trained.metadata},
+        metadata={
+            "method": job.section.method.kind,
+            "encoded": dialogues.counts._asdict(),
+            "packing": job.section.packing,
+            "padding_share": arrangement.padding_share(job.section.micro_batch_dialogues),
+            **trained.metadata,
+        },
     )
-    whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    store_model(whole, tokenizer, record, storage=job.storage, precision=job.section.precision)
+    store_model(model, weights, record, storage=job.storage, precision=stored_type(job.section))
 
 
 if __name__ == "__main__":

@@ -1,52 +1,35 @@
-"""Making, loading and storing models and their tokenizers."""
+"""Making and loading models and their tokenizers."""
 
 from __future__ import annotations
 
-import platform
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    set_seed,
 )
 
 from lemur.errors import RecipeError
-from lemur.receipt import Receipt
 from lemur.recipe import Architecture, ModelSection, PretrainedStart
-from lemur.results import fetch, read_manifest, write_result
+from lemur.results import fetch, read_manifest
 from lemur.storage import open_storage
-from lemur.training.description import checkpoint_prefix
-from lemur.training.loop.curve import METRICS_NAME
-from lemur.training.settings import Precision
-from lemur.training.workplace import writing
+from lemur.training.storing import Beside, beside, skeleton_of
+from lemur.training.weights import read_weights, write_weights
 
-
-@dataclass(frozen=True)
-class Record:
-    """What the receipt of a model says of it."""
-
-    role: Literal["initial", "base", "chat"]
-    """Which model of the run it is."""
-    key: str
-    """Key of the result."""
-    parents: Mapping[str, Receipt]
-    """Results it was made from, by role."""
-    curve_folder: Path | None = None
-    """Folder with the loss curve to be stored beside the model; `None` where nothing was trained."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Figures."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """More than every model's receipt says."""
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -54,23 +37,29 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def load_model(name: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Loads a model's weights in float32, in which they are trained; code that may lie beside them is not run.
+def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, **division: Any) -> PreTrainedModel:
+    """Loads a stored model's weights for training; code that may lie beside them is not run.
+
+    Args:
+        folder: Local folder of the model.
+        dtype: Type of the weights in memory.
+        **division: What `from_pretrained` is told of how to divide it.
 
     Raises:
-        RecipeError: There is no such model, or it cannot be loaded without running code of its own.
+        RecipeError: It cannot be loaded.
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    with _told(folder):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, **division
         )
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"model.start.name {str(name)!r} could not be loaded: {error}") from error
+    model.config.use_cache = False
     return model
 
 
-def start_model(model: ModelSection, tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedModel:
-    """Returns the model that training begins with, the same in every process.
+def start_model(
+    model: ModelSection, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> tuple[Beside, Iterator[tuple[str, torch.Tensor]]]:
+    """Returns the model that training begins with, one weight after the other.
 
     Args:
         model: The model section.
@@ -78,19 +67,75 @@ def start_model(model: ModelSection, tokenizer: PreTrainedTokenizerBase, folder:
         folder: Local folder for weights that lie in storage.
 
     Raises:
-        RecipeError: A pretrained model whose sizes are not the recipe's, or that has too few embeddings.
+        RecipeError: There is no such model, its sizes are not the recipe's, or it has too few embeddings.
     """
     if model.start.kind == "random":
+        config = _config(model.architecture, tokenizer)
+        parts = Beside(config, GenerationConfig.from_model_config(config), tokenizer)
         torch.manual_seed(model.start.seed)
-        return LlamaForCausalLM(_config(model.architecture, tokenizer))  # type: ignore[no-untyped-call]
-    loaded = load_model(_local_name(model.start, folder), model.start.revision)
-    _check_architecture(loaded, model)
-    if len(tokenizer) > loaded.config.vocab_size:
+        drawn = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+        return parts, ((name, weight.detach()) for name, weight in drawn.named_parameters())
+    with _told(model.start.name):
+        start = _local_folder(model.start, folder)
+        parts = beside(start, tokenizer)
+    _check_architecture(parts.config, model)
+    if len(tokenizer) > parts.config.vocab_size:
         raise RecipeError(
             f"model.tokenizer has {len(tokenizer)} entries and {model.start.name} has embeddings for "
-            f"{loaded.config.vocab_size}; take the tokenizer of that model"
+            f"{parts.config.vocab_size}; take the tokenizer of that model"
         )
-    return loaded
+    return parts, _stored(start, parts.config)
+
+
+def _stored(folder: Path, config: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the weights of an architecture from a folder, which may hold more (buffers, tied copies)."""
+    with _told(folder), read_weights(folder) as weights:
+        for name, _ in skeleton_of(config).named_parameters():
+            if name not in weights:
+                raise RecipeError(f"model.start.name: {folder} has no weight {name}; is it a Llama model?")
+            yield name, weights.whole(name)
+
+
+def with_new_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase, destination: Path, seed: int) -> Path:
+    """Returns a stored model with embeddings for every token: the folder itself, or one that links to it.
+
+    The rows of new tokens are drawn around the mean of the old ones, as `resize_token_embeddings` does; only the
+    embeddings are read.
+
+    Args:
+        folder: The stored model.
+        tokenizer: A tokenizer that may have more entries than the model.
+        destination: Folder for what changes.
+        seed: Seed of the draw.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if len(tokenizer) <= config.vocab_size:
+        return folder
+    embeddings = copy.deepcopy(config)
+    embeddings.num_hidden_layers = 0
+    model = LlamaForCausalLM(embeddings)  # type: ignore[no-untyped-call]
+    names = [name for name, _ in model.named_parameters() if name in (_EMBEDDING, _OUTPUT)]
+    destination.mkdir(parents=True, exist_ok=True)
+    with read_weights(folder) as weights:
+        for name in names:
+            model.get_parameter(name).data.copy_(weights.whole(name))
+        kept = [name for name in weights.names() if name not in (_EMBEDDING, _OUTPUT)]
+        files = {name: f"base-{weights.file(name)}" for name in kept}
+    set_seed(seed)
+    model.resize_token_embeddings(len(tokenizer))
+    new = [(name, model.get_parameter(name).detach()) for name in names]
+    write_weights(destination, new, shapes={name: weight.shape for name, weight in new}, dtype=torch.float32)
+    (destination / "model.safetensors").rename(destination / "tokens.safetensors")
+    for file in sorted(set(files.values())):
+        (destination / file).unlink(missing_ok=True)
+        (destination / file).symlink_to((folder / file.removeprefix("base-")).resolve())
+    places = {**files, **dict.fromkeys(names, "tokens.safetensors")}
+    (destination / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8"
+    )
+    config.vocab_size = len(tokenizer)
+    config.save_pretrained(destination)
+    return destination
 
 
 def architecture_of(config: Any) -> Architecture:
@@ -107,57 +152,19 @@ def architecture_of(config: Any) -> Architecture:
     )
 
 
-def store_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Record, *, storage: str, precision: Precision
-) -> Receipt:
-    """Stores a model as a result that `from_pretrained` loads.
-
-    Args:
-        model: The model; its weights are converted to `precision` in place.
-        tokenizer: Its tokenizer.
-        record: What the receipt says of it.
-        storage: Root URI of the recipe's storage.
-        precision: Type that the weights are stored in.
-    """
-    model.config.use_cache = True
-    cast(model, precision)
-    with tempfile.TemporaryDirectory(prefix="lemur-model-", dir=record.curve_folder) as folder:
-        with writing(f"the {record.role} model", Path(folder)):
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        writer = write_result(
-            storage,
-            prefix=checkpoint_prefix(record.key),
-            kind="checkpoint",
-            stage="finetune" if record.role == "chat" else "pretrain",
-            key=record.key,
-            parents=record.parents,
-        )
-        writer.add_folder(Path(folder))
-        if record.curve_folder:
-            writer.add(METRICS_NAME, record.curve_folder / METRICS_NAME)
-        common = {
-            "role": record.role,
-            "num_parameters": model.num_parameters(),
-            "weights": precision,
-            "versions": versions(),
-        }
-        return writer.commit(metrics=record.metrics, metadata={**common, **record.metadata})
-
-
-def cast(model: PreTrainedModel, precision: Precision) -> None:
-    """Converts a model's weights in place; its buffers, such as the rotary frequencies, stay as exact as they are."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, precision))
-
-
-def versions() -> dict[str, str]:
-    """Returns the releases of what decides the numbers of a training run."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+@contextmanager
+def _told(name: str | Path) -> Iterator[None]:
+    """Makes one error of what the library raises when a model cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise RecipeError(
+                f"model.start.name {str(name)!r} needs code of its own, and `trust_remote_code` is never turned on: a "
+                "model must not run programs here. Take a Llama model whose architecture transformers itself knows, "
+                "or convert it to one"
+            ) from error
+        raise RecipeError(f"model.start.name {str(name)!r} could not be loaded: {error}") from error
 
 
 def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
@@ -177,15 +184,19 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> L
     )
 
 
-def _local_name(start: PretrainedStart, folder: Path) -> str:
-    if "://" not in start.name:
-        return start.name
-    storage = open_storage(start.name)
-    return str(fetch(read_manifest(storage.uri).receipt(storage.uri), folder))
+def _local_folder(start: PretrainedStart, folder: Path) -> Path:
+    if "://" in start.name:
+        storage = open_storage(start.name)
+        return fetch(read_manifest(storage.uri).receipt(storage.uri), folder)
+    if Path(start.name).is_dir():
+        return Path(start.name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(start.name, revision=start.revision, allow_patterns=["*.json", "*.safetensors"]))
 
 
-def _check_architecture(loaded: PreTrainedModel, model: ModelSection) -> None:
-    found, stated = architecture_of(loaded.config).model_dump(), model.architecture.model_dump()
+def _check_architecture(config: Any, model: ModelSection) -> None:
+    found, stated = architecture_of(config).model_dump(), model.architecture.model_dump()
     wrong = [f"{name} {stated[name]} (it has {found[name]})" for name in stated if stated[name] != found[name]]
     if wrong:
         raise RecipeError(f"model.architecture is not that of model.start.name: {', '.join(wrong)}")

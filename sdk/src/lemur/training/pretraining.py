@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from lemur.dataset import Sample, TokenDataset, open_dataset
+from lemur.dataset.provenance import PieceOrigin, Provenance
 from lemur.model_size import training_flops_per_token
 from lemur.receipt import Receipt
 from lemur.results import fetch
 from lemur.training.checkpoints.steps import StepCheckpoints, clear
-from lemur.training.description import PretrainingDescription, whole_result
+from lemur.training.description import PretrainingDescription, stored_type, whole_result
+from lemur.training.isolation import NO_LABEL, guard_isolation, in_one_row, is_flat
+from lemur.training.kernels import Kernels, choose_kernels, switch_on
+from lemur.training.loop.guard import Batches
 from lemur.training.loop.running import SavingTrainer, Work, resume_point, train
-from lemur.training.models import Record, cast, load_tokenizer, start_model, store_model
+from lemur.training.loop.watchdog import Watchdog
+from lemur.training.models import load_tokenizer, start_model
 from lemur.training.process import run_process
-from lemur.training.settings import accumulation, attention, shared_arguments
-
-_NO_LABEL = -100
-"""Label of a token that is not learned from; PyTorch's loss passes over it."""
+from lemur.training.settings import accumulation, shared_arguments
+from lemur.training.storing import Record, beside, fetch_once, store_model
 
 
 class Sequences(Dataset[dict[str, torch.Tensor]]):
@@ -35,7 +39,8 @@ class Sequences(Dataset[dict[str, torch.Tensor]]):
         first: Place of the stream to begin at.
         num_sequences: Sequences of the whole run.
         isolate_documents: Whether to give the position of each token in its document too, from which attention in
-            `transformers` knows the documents of a sequence apart. Without it they see each other.
+            `transformers` knows the documents of a sequence apart, and to learn no document's first token from the
+            document before. Without it a sequence is one text.
     """
 
     def __init__(
@@ -64,11 +69,13 @@ class Sequences(Dataset[dict[str, torch.Tensor]]):
         labels = input_ids
         if sample.num_padding:
             labels = input_ids.clone()
-            labels[-sample.num_padding :] = _NO_LABEL
-        item = {"input_ids": input_ids, "labels": labels}
-        if self._isolate_documents:
-            item["position_ids"] = torch.from_numpy(sample.position_ids)
-        return item
+            labels[-sample.num_padding :] = NO_LABEL
+        if not self._isolate_documents:
+            return {"input_ids": input_ids, "labels": labels}
+        positions = torch.from_numpy(sample.position_ids)
+        # The last token of a document says nothing of the first one of the next.
+        labels = labels.masked_fill(positions == 0, NO_LABEL)
+        return {"input_ids": input_ids, "labels": labels, "position_ids": positions}
 
 
 def pretrain(uri: str, folder: Path) -> None:
@@ -81,27 +88,45 @@ def pretrain(uri: str, folder: Path) -> None:
     job = PretrainingDescription.load(uri)
     if job.result():
         return
-    arguments = _arguments(job, folder)
+    watchdog = Watchdog(job.section.step_timeout_seconds, folder).start()
+    kernels = choose_kernels(job.section, job.sequence_length)
+    arguments = _arguments(job, kernels, folder)
+    switch_on(arguments, kernels)
     with arguments.distributed_state.main_process_first():
         tokens_folder = fetch(job.tokens, folder / "tokens", ["tokenizer"])
         tokens = open_dataset(job.tokens, folder, verify=arguments.process_index == 0)
     tokenizer = load_tokenizer(tokens_folder / "tokenizer")
-    model = start_model(job.model, tokenizer, folder / "start")
-    kernel = attention(job.section, job.sequence_length)
-    model.set_attn_implementation(kernel)
-    parents = {"tokens": job.tokens, "initial": _initial(job, model, tokenizer, arguments)}
-    checkpoints = StepCheckpoints(job, stage="pretrain", parents=parents, num_kept=job.section.keep_checkpoints)
+    initial = _initial(job, tokenizer, arguments, folder)
+    initial_folder = fetch_once(initial, folder / "initial", arguments)
+    model = job.section.engine.load(initial_folder, kernels.arithmetic)
+    model.set_attn_implementation(kernels.attention)
+    if job.section.isolate_documents:
+        guard_isolation(model)
+    parents = {"tokens": job.tokens, "initial": initial}
+    checkpoints = StepCheckpoints(job, job.section, stage="pretrain", parents=parents)
     resumed = resume_point(arguments, checkpoints, folder / "resumed")
     sequences = Sequences(
         tokens,
         first=job.batch_sequences * (resumed.step if resumed else 0),
         num_sequences=job.num_steps * job.batch_sequences,
+        isolate_documents=job.section.isolate_documents,
     )
+    flat = job.section.isolate_documents and is_flat(kernels.attention)
 
     def make_trainer(callbacks: list[TrainerCallback]) -> Trainer:
-        return SavingTrainer(model=model, args=arguments, train_dataset=sequences, callbacks=callbacks)
+        return SavingTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=sequences,
+            data_collator=in_one_row if flat else default_data_collator,
+            callbacks=callbacks,
+            optimizer_cls_and_kwargs=job.section.engine.optimizer(job.section),
+        )
 
-    trained = train(_work(job, parents, len(tokenizer)), arguments, checkpoints, resumed, make_trainer=make_trainer)
+    provenance = Provenance(tokens, job.tokens.uri.rsplit("/", 2)[0], folder / "provenance")
+    work = _work(job, parents, len(tokenizer), kernels, watchdog, provenance)
+    trained = train(work, arguments, checkpoints, resumed, make_trainer=make_trainer)
+    weights = job.section.engine.weights(trained.trainer)
     if arguments.process_index == 0:
         trained.curve.save_points(folder)
         record = Record(
@@ -110,51 +135,51 @@ def pretrain(uri: str, folder: Path) -> None:
             parents=parents,
             curve_folder=folder,
             metrics=trained.metrics,
-            metadata={"method": "full", "attention": kernel, **trained.metadata},
+            metadata={"method": "full", "isolate_documents": job.section.isolate_documents, **trained.metadata},
         )
-        store_model(model, tokenizer, record, storage=job.storage, precision=job.section.precision)
+        made = beside(initial_folder, tokenizer)
+        store_model(made, weights, record, storage=job.storage, precision=stored_type(job.section))
         clear(job)
+    else:
+        # Gathering a divided weight takes all processes.
+        deque(weights, maxlen=0)
     arguments.distributed_state.wait_for_everyone()
 
 
-def _arguments(job: PretrainingDescription, folder: Path) -> TrainingArguments:
+def _arguments(job: PretrainingDescription, kernels: Kernels, folder: Path) -> TrainingArguments:
     section = job.section
-    arguments = TrainingArguments(
-        **shared_arguments(section, folder / "trainer", job.num_steps),
+    return TrainingArguments(
+        **shared_arguments(section, kernels, folder / "trainer", job.num_steps),
         per_device_train_batch_size=section.micro_batch_sequences,
+        gradient_accumulation_steps=accumulation(section, job.batch_sequences, section.micro_batch_sequences),
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": section.final_learning_rate_ratio},
         warmup_steps=section.warmup_steps,
     )
-    arguments.gradient_accumulation_steps = accumulation(
-        job.batch_sequences, section.micro_batch_sequences, arguments.world_size
-    )
-    return arguments
 
 
 def _initial(
-    job: PretrainingDescription,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: TrainingArguments,
+    job: PretrainingDescription, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments, folder: Path
 ) -> Receipt:
-    """Stores the model before training where it is not stored yet, and makes every process start from just that.
-
-    What is stored has the precision of the export, so the weights are rounded to it and taken up again.
-    """
-    cast(model, job.section.precision)
+    """Stores the model before training where it is not stored yet; every process then loads just that."""
     if arguments.process_index == 0 and not whole_result(job.storage, job.initial_key):
         record = Record(role="initial", key=job.initial_key, parents={"tokens": job.tokens})
-        store_model(model, tokenizer, record, storage=job.storage, precision=job.section.precision)
+        start, weights = start_model(job.model, tokenizer, folder / "start")
+        store_model(start, weights, record, storage=job.storage, precision=stored_type(job.section))
     arguments.distributed_state.wait_for_everyone()
-    cast(model, "float32")
-    model.config.use_cache = False
     initial = whole_result(job.storage, job.initial_key)
     assert initial
     return initial
 
 
-def _work(job: PretrainingDescription, parents: dict[str, Receipt], vocab_size: int) -> Work:
+def _work(
+    job: PretrainingDescription,
+    parents: dict[str, Receipt],
+    vocab_size: int,
+    kernels: Kernels,
+    watchdog: Watchdog,
+    provenance: Provenance,
+) -> Work:
     flops = training_flops_per_token(job.model.architecture, vocab_size, sequence_length=job.sequence_length)
     return Work(
         job=job,
@@ -164,6 +189,17 @@ def _work(job: PretrainingDescription, parents: dict[str, Receipt], vocab_size: 
         num_steps=job.num_steps,
         tokens_at=lambda step: step * job.section.batch_tokens,
         flops_per_token=flops,
+        kernels=kernels,
+        batches=Batches(job.batch_sequences, lambda place: [_told(piece) for piece in provenance.of(place)]),
+        watchdog=watchdog,
+    )
+
+
+def _told(piece: PieceOrigin) -> str:
+    """Returns where a piece of a sequence comes from, as a person looks for it."""
+    return (
+        f"{piece.piece.source}: {piece.origin}, tokens {piece.offset_tokens:,} to "
+        f"{piece.offset_tokens + piece.piece.length:,} of {piece.document_tokens:,}"
     )
 
 

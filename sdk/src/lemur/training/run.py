@@ -18,8 +18,10 @@ from lemur.training.description import (
     FinetuningDescription,
     PretrainingDescription,
     TrainingDescription,
+    stored_type,
     whole_result,
 )
+from lemur.training.quantization import quantization_problems
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -33,12 +35,19 @@ QUIET = {
 
 _WITHOUT_EFFECT = {
     "engine",
+    "attention",
+    "fused_kernels",
+    "compile",
     "micro_batch_sequences",
     "micro_batch_dialogues",
     "activation_checkpointing",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "keep_every_steps",
+    "checkpoint_retry_seconds",
     "log_every_steps",
+    "max_skipped_steps",
+    "step_timeout_seconds",
 }
 """Settings of how a job runs, not of what it makes; changing one finds the earlier result, or goes on from it."""
 
@@ -75,12 +84,12 @@ def pretrain(
         RecipeError: The mixture is not what the recipe asks for, or too small for it.
         TrainingError: The job failed.
     """
-    _check_hardware(hardware)
+    _check_engine(pretrain, hardware)
     _check_tokens(model, pretrain, tokens)
     start = {"start": model.start.model_dump(mode="json"), "architecture": model.architecture.model_dump(mode="json")}
     settings = _settings(pretrain)
     tokenizer = _digest_below(tokens, "tokenizer/")
-    initial_key = result_key("initial", start, {}, tokenizer=tokenizer, precision=pretrain.precision)
+    initial_key = result_key("initial", start, {}, tokenizer=tokenizer, precision=stored_type(pretrain))
     job = PretrainingDescription(
         storage=storage,
         key=result_key("pretrain", settings, {"tokens": tokens}, initial=initial_key),
@@ -118,7 +127,7 @@ def finetune(
     Raises:
         TrainingError: The job failed.
     """
-    _check_hardware(hardware)
+    _check_engine(finetune, hardware)
     job = FinetuningDescription(
         storage=storage,
         key=result_key("finetune", _settings(finetune), {"base": base, "dialogues": dialogues}),
@@ -163,12 +172,12 @@ def _digest_below(receipt: Receipt, folder: str) -> str:
     return digest_of([stored.model_dump() for stored in objects if stored.name.startswith(folder)])
 
 
-def _check_hardware(hardware: HardwareSection) -> None:
-    if hardware.zero_stage:
-        raise RecipeError(
-            f"hardware.zero_stage is {hardware.zero_stage}, and training keeps a whole copy of the model on every "
-            "device so far; set it to 0, or plan the run without starting it"
-        )
+def _check_engine(section: PretrainSection | FinetuneSection, hardware: HardwareSection) -> None:
+    """Refuses what the engine cannot do; what the machines lack is known to the processes, before their work."""
+    problems = section.engine.problems(section, hardware.num_nodes * hardware.devices_per_node)
+    problems += quantization_problems(section)
+    if problems:
+        raise RecipeError("; ".join(problems))
 
 
 def _check_tokens(model: ModelSection, pretrain: PretrainSection, tokens: Receipt) -> None:

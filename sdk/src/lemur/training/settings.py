@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
 
 from lemur.recipe import FinetuneSection, PretrainSection
+from lemur.training.engine import Arithmetic, Processes
 
-Precision = Literal["float32", "bfloat16"]
+if TYPE_CHECKING:
+    from lemur.training.kernels import Kernels
 
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 """Names that x86 and ARM processors give them."""
-_LONGEST_PLAIN_ATTENTION = 512
 
 
-def shared_arguments(section: PretrainSection | FinetuneSection, folder: Path, num_steps: int) -> dict[str, Any]:
+def shared_arguments(
+    section: PretrainSection | FinetuneSection, kernels: Kernels, folder: Path, num_steps: int
+) -> dict[str, Any]:
     """Returns keyword arguments for `TrainingArguments`.
 
     Data comes in the order of the dataset, and a resumed run is given a dataset that begins where it stands, so
@@ -27,10 +30,16 @@ def shared_arguments(section: PretrainSection | FinetuneSection, folder: Path, n
 
     Args:
         section: Settings of the stage.
+        kernels: What it computes with.
         folder: Local folder for checkpoints on their way to storage.
         num_steps: Optimizer steps of the whole run.
     """
-    on_cpu = not torch.cuda.is_available()
+    processes = Processes.here()
+    on_cpu = processes.on_cpu
+    if on_cpu:
+        # Accelerate imports DeepSpeed whatever the engine, and that looks for a GPU unless it is told.
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    engine = section.engine.arguments(section, kernels.arithmetic, processes)
     return {
         "output_dir": str(folder),
         "max_steps": num_steps,
@@ -40,13 +49,14 @@ def shared_arguments(section: PretrainSection | FinetuneSection, folder: Path, n
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
         "optim": "adamw_torch_fused",
-        "bf16": arithmetic(section) == "bfloat16",
+        "torch_compile": kernels.compile,
+        "use_liger_kernel": kernels.liger is not None,
+        "liger_kernel_config": kernels.liger,
         "gradient_checkpointing": section.activation_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "seed": section.seed % 2**32,
         "use_cpu": on_cpu,
         "ddp_backend": ("gloo" if on_cpu else "nccl") if "WORLD_SIZE" in os.environ else None,
-        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": not on_cpu,
         "train_sampling_strategy": "sequential",
         "ignore_data_skip": True,
@@ -57,11 +67,12 @@ def shared_arguments(section: PretrainSection | FinetuneSection, folder: Path, n
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        **engine,
     }
 
 
-def arithmetic(section: PretrainSection | FinetuneSection) -> Precision:
-    """Returns the precision that this machine computes in: the section's, unless it would have to be emulated.
+def arithmetic(section: PretrainSection | FinetuneSection) -> Arithmetic:
+    """Returns what this machine computes in: the section's precision, unless it would have to be emulated.
 
     Without instructions for it, bfloat16 on a CPU is up to thirteen times slower than float32 (torch 2.13, AVX2).
     """
@@ -77,17 +88,29 @@ def local_folder(arguments: TrainingArguments) -> Path:
     return Path(arguments.output_dir)
 
 
-def attention(section: PretrainSection | FinetuneSection, sequence_length: int) -> str:
-    """Returns the attention kernel for this machine, by its name in `transformers`.
+def accumulation(section: PretrainSection | FinetuneSection, num_rows: int, rows_at_once: int) -> int:
+    """Returns how many micro batches each process handles for one optimizer step, rounded up.
 
-    PyTorch's fused kernel is the best there is, except on a CPU in bfloat16: there, plain matrix products were a
-    quarter faster at 256 tokens and a tenth at 512 (torch 2.13, EPYC with avx512_bf16). They need memory for the
-    square of the length, so long sequences keep the fused kernel.
+    Args:
+        section: Settings of the stage.
+        num_rows: Sequences of a step, over all processes.
+        rows_at_once: Sequences that a process handles at a time.
     """
-    plain = not torch.cuda.is_available() and arithmetic(section) == "bfloat16"
-    return "eager" if plain and sequence_length <= _LONGEST_PLAIN_ATTENTION else "sdpa"
+    return -(-num_rows // (rows_at_once * num_readers(section)))
 
 
-def accumulation(batch: int, micro_batch: int, num_processes: int) -> int:
-    """Returns how many micro batches each process handles for one optimizer step; the recipe makes it whole."""
-    return batch // (micro_batch * num_processes)
+def num_readers(section: PretrainSection | FinetuneSection) -> int:
+    """Returns how many processes see sequences of their own; those that share a matrix product see the same ones."""
+    return Processes.here().num_processes // section.engine.tensor_parallel_size
+
+
+def set_accumulation(arguments: TrainingArguments, num_micro_batches: int) -> None:
+    """Sets the micro batches of a step where that is known only after the Trainer's arguments were made."""
+    arguments.gradient_accumulation_steps = num_micro_batches
+    divided = getattr(arguments, "hf_deepspeed_config", None)
+    if divided:
+        config = divided.config
+        config["gradient_accumulation_steps"] = num_micro_batches
+        config["train_batch_size"] = (
+            arguments.per_device_train_batch_size * num_micro_batches * Processes.here().num_processes
+        )

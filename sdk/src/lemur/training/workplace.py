@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from lemur.errors import StorageError, TrainingError
 
@@ -30,6 +31,25 @@ def job_folder(job_name: str) -> Path:
     if folder.stat().st_uid != os.getuid():
         raise TrainingError(f"{folder} belongs to another user; name a folder of your own in {WORK_VARIABLE}")
     return folder
+
+
+def mark(folder: Path, what: Literal["step", "checkpoint"], step: int) -> None:
+    """Writes down, for the launcher, how far a job has come.
+
+    Args:
+        folder: Local folder of the job.
+        what: The last step that was made, or the last one with a whole checkpoint in storage.
+        step: Number of the step.
+    """
+    partial = folder / f"{what}.mark.partial"
+    partial.write_text(str(step), encoding="utf-8")
+    partial.replace(folder / f"{what}.mark")
+
+
+def marked(folder: Path, what: Literal["step", "checkpoint"]) -> int | None:
+    """Returns what `mark` wrote; `None` before there is anything."""
+    path = folder / f"{what}.mark"
+    return int(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 @contextmanager

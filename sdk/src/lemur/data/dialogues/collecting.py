@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lemur.data.dialogues.messages import as_messages
+from lemur.data.dialogues.messages import as_dialogue
 from lemur.data.reading.documents import Tally
 from lemur.data.scratch import scratch_folder
 from lemur.data.source import Source
@@ -67,11 +67,11 @@ def _append_dialogues(source: Source, path: Path, max_share: float) -> dict[str,
         for record in tally.read(source, max_share=1):
             bar.advance()
             try:
-                messages = as_messages(record.fields)
+                dialogue = as_dialogue(record.fields)
             except ValueError as error:
                 tally.refuse(record.origin, str(error))
                 continue
-            line = {"messages": messages, "source": source.name, "origin": record.origin}
+            line = {**dialogue, "source": source.name, "origin": record.origin}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     # Dialogues are judged when all are read: a record that can be read may still be no dialogue.
     tally.check(source.name, max_share)

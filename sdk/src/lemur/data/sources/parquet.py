@@ -79,10 +79,10 @@ class ParquetSource(RootedSource):
     def _columns(self, file: SourceFile, opened: ParquetFile) -> list[str]:
         present: list[str] = opened.schema_arrow.names
         needed = (self.text_field, *DIALOGUE_FIELDS)
-        if not set(present).intersection(needed):
+        if not set(present).intersection(needed[:-1]):
             raise RecipeError(
                 f"source {self.name!r}: {file.name} has no column {self.text_field!r}, and none of "
-                f"{', '.join(DIALOGUE_FIELDS)}; it has {', '.join(present)}; set text_field"
+                f"{', '.join(DIALOGUE_FIELDS[:-1])}; it has {', '.join(present)}; set text_field"
             )
         asked = {field for each in self.filters for field in each.fields()}
         return [name for name in present if name in needed or name in asked]

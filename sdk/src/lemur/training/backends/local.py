@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import math
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-from collections import deque
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, Literal
+from typing import Literal
 
-from lemur.errors import RecipeError, TrainingError, error_classes
-from lemur.progress import EVENTS_VARIABLE, emit
+from pydantic import NonNegativeInt, PositiveFloat
+
+from lemur.errors import RecipeError
+from lemur.progress import emit
+from lemur.training.attempt import run_attempt
 from lemur.training.backend import Backend, Job
-from lemur.training.workplace import FOLDER_VARIABLE, job_folder
+from lemur.training.failure import ERROR_FILE, FAILURE_FILE, RANK_PREFIX, Failure, find_failure, forget
+from lemur.training.workplace import FOLDER_VARIABLE, job_folder, marked
 
-_ERROR_FILE = "error.json"
-_FAILURE_FILE = "failure.json"
-_GRACE_SECONDS = 10.0
-_NUM_LAST_LINES = 20
-_RANK_PREFIX = "[rank {rank}] "
+_AGENT_SECONDS = 5.0
+"""Time for the agent, after that of its processes, to end them itself."""
+_LONGEST_PAUSE_SECONDS = 60.0
+_KEPT_SUFFIXES = {".log", ".txt"}
+"""Of what outlives a job: logs, and stacks of processes that hung."""
 
 
 class LocalBackend(Backend):
@@ -37,6 +37,13 @@ class LocalBackend(Backend):
     """
 
     kind: Literal["local"]
+    max_restarts: NonNegativeInt = 3
+    """How often a job whose processes were killed, hung or lost the storage is started again without a checkpoint
+    newer than before; each new checkpoint allows as many again. Errors in the recipe or the data are not retried."""
+    grace_seconds: PositiveFloat = 60.0
+    """Time that processes have, once asked to stop (SIGTERM, Ctrl-C), to finish a step and store a checkpoint."""
+    storage_pause_seconds: PositiveFloat = 10.0
+    """Pause before a job is started again that lost the storage; twice as long each time, and at most a minute."""
 
     def run(self, job: Job) -> None:
         """Runs the job to its end; see `Backend.run`."""
@@ -47,25 +54,57 @@ class LocalBackend(Backend):
             )
         folder = job_folder(job.name)
         with _alone_in(folder, job.name):
-            for name in (_ERROR_FILE, _FAILURE_FILE):
-                (folder / name).unlink(missing_ok=True)
-            log = folder / f"attempt-{len(list(folder.glob('attempt-*.log'))) + 1}.log"
-            last_lines: deque[str] = deque(maxlen=2000)
-            exit_code = _run_attached(_command(job), _environment(job, folder), log, last_lines)
-            if exit_code:
-                raise _error(job, exit_code, log, list(last_lines))
+            num_restarts, checkpoint = 0, marked(folder, "checkpoint")
+            while failure := self._attempt(job, folder):
+                if marked(folder, "checkpoint") != checkpoint:
+                    num_restarts, checkpoint = 0, marked(folder, "checkpoint")
+                if failure.again == "no" or num_restarts == self.max_restarts:
+                    raise failure.error
+                self._announce(job, folder, failure, num_restarts)
+                if failure.again == "after a pause":
+                    time.sleep(self._pause_seconds(num_restarts))
+                num_restarts += 1
             _keep_logs_only(folder)
 
+    def _attempt(self, job: Job, folder: Path) -> Failure | None:
+        """Runs the job once; returns why it failed, or `None` where it did not."""
+        forget(folder)
+        log = folder / f"attempt-{len(list(folder.glob('attempt-*.log'))) + 1}.log"
+        attempt = run_attempt(
+            self._command(job), _environment(job, folder), log, grace_seconds=self.grace_seconds + _AGENT_SECONDS
+        )
+        return find_failure(job, folder, attempt) if attempt.exit_code else None
 
-def _command(job: Job) -> list[str]:
-    attached = [sys.executable, "-m", "lemur.training.attached"]
-    if job.processes_per_node == 1:
-        return [*attached, job.module, *job.arguments]
-    # What torchrun's --standalone stands for; the address is given, because a machine's own name need not resolve.
-    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={job.name}", "--local-addr=127.0.0.1"]
-    agent = ["lemur.training.elastic", *meeting, "--tee=3"]
-    processes = [f"--nproc-per-node={job.processes_per_node}", "--module", "lemur.training.attached"]
-    return [*attached, *agent, *processes, job.module, *job.arguments]
+    def _command(self, job: Job) -> list[str]:
+        attached = [sys.executable, "-m", "lemur.training.attached"]
+        if job.processes_per_node == 1:
+            return [*attached, job.module, *job.arguments]
+        # What torchrun's --standalone stands for; the address is given, because a machine's own name need not resolve.
+        meeting = [
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=localhost:0",
+            f"--rdzv-id={job.name}",
+            "--local-addr=127.0.0.1",
+        ]
+        ending = [f"--shutdown-timeout={math.ceil(self.grace_seconds)}"]
+        agent = ["lemur.training.elastic", *meeting, *ending, "--tee=3"]
+        processes = [f"--nproc-per-node={job.processes_per_node}", "--module", "lemur.training.attached"]
+        return [*attached, *agent, *processes, job.module, *job.arguments]
+
+    def _announce(self, job: Job, folder: Path, failure: Failure, num_restarts: int) -> None:
+        step, checkpoint = marked(folder, "step"), marked(folder, "checkpoint")
+        when = "before its first step" if step is None else f"after step {step:,}"
+        where = "from the beginning" if checkpoint is None else f"from the checkpoint of step {checkpoint:,}"
+        pause = self._pause_seconds(num_restarts) if failure.again == "after a pause" else 0
+        emit(
+            "note",
+            text=f"training job {job.name} ended {when}: {failure.cause}; starting it again {where}"
+            + (f" in {pause:g} s" if pause else "")
+            + f" (restart {num_restarts + 1} of {self.max_restarts})",
+        )
+
+    def _pause_seconds(self, num_restarts: int) -> float:
+        return min(_LONGEST_PAUSE_SECONDS, self.storage_pause_seconds * 2.0**num_restarts)
 
 
 def _environment(job: Job, folder: Path) -> dict[str, str]:
@@ -75,9 +114,9 @@ def _environment(job: Job, folder: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": str(num_threads),
         # Threads that spin while they wait starve the one they wait for as soon as a machine is busy.
         "OMP_WAIT_POLICY": "PASSIVE",
-        "LEMUR_JOB_ERROR": str(folder / _ERROR_FILE),
-        "LEMUR_JOB_FAILURE": str(folder / _FAILURE_FILE),
-        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": _RANK_PREFIX.format(rank="${rank}"),
+        "LEMUR_JOB_ERROR": str(folder / ERROR_FILE),
+        "LEMUR_JOB_FAILURE": str(folder / FAILURE_FILE),
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": RANK_PREFIX.format(rank="${rank}"),
         FOLDER_VARIABLE: str(folder),
     }
     if job.processes_per_node > 1:
@@ -97,98 +136,10 @@ def _alone_in(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _run_attached(command: list[str], environment: dict[str, str], log: Path, last_lines: deque[str]) -> int:
-    """Runs a command in a group of its own, keeps its output, and returns its exit code."""
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    with log.open("w", encoding="utf-8") as file, _end_on_sigterm():
-        try:
-            assert process.stdout is not None
-            _keep_output(process.stdout, file, last_lines)
-            return process.wait()
-        finally:
-            _end_group(process)
-
-
-def _keep_output(output: IO[str], file: IO[str], last_lines: deque[str]) -> None:
-    # With an events file, progress reaches the user through it; otherwise the processes' lines are all there is.
-    shown = not os.environ.get(EVENTS_VARIABLE)
-    for line in output:
-        file.write(line)
-        file.flush()
-        last_lines.append(line.rstrip("\n"))
-        if shown:
-            sys.stderr.write(line)
-
-
-@contextmanager
-def _end_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM into an orderly exit, where this is the thread that signals reach."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _keep_logs_only(folder: Path) -> None:
     """Deletes what a finished job leaves: copies of data and checkpoints that storage holds."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.suffix != ".log" and path.name != "lock":
+        elif path.suffix not in _KEPT_SUFFIXES and path.name != "lock":
             path.unlink()
-
-
-def _end_group(process: subprocess.Popen[str]) -> None:
-    """Ends a process and its group; processes further down are bound to their parents."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _error(job: Job, exit_code: int, log: Path, lines: list[str]) -> Exception:
-    """Makes one error of a failed attempt: the process's own words where it left any, else what was seen of it."""
-    folder = log.parent
-    if (folder / _ERROR_FILE).is_file():
-        said: dict[str, Any] = json.loads((folder / _ERROR_FILE).read_text(encoding="utf-8"))
-        return error_classes()[said["type"]](f"{said['message']} (log: {log})")
-    rank = 0
-    if (folder / _FAILURE_FILE).is_file():
-        failed = json.loads((folder / _FAILURE_FILE).read_text(encoding="utf-8"))
-        rank, exit_code = failed["rank"], failed["exit_code"]
-    prefix = _RANK_PREFIX.format(rank=rank)
-    own = [line for line in lines if line.startswith(prefix)] or lines
-    return TrainingError(
-        f"training job {job.name} failed: rank {rank} of {job.processes_per_node} {_ending(exit_code)}.\n"
-        "Its last lines:\n" + "\n".join(f"  {line}" for line in own[-_NUM_LAST_LINES:]) + f"\nThe whole log: {log}\n"
-        "Run the same command again: it goes on from the last checkpoint."
-    )
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    name = signal.Signals(-exit_code).name
-    hint = "; the system does that when memory runs out" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"

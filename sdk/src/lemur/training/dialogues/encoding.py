@@ -1,25 +1,25 @@
-"""Dialogues as training data: encoded once for each machine, and read in an order that the seed decides."""
+"""Dialogues as training data: encoded once for each machine, into files that all its processes map into memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from lemur.errors import TrainingError
 from lemur.progress import task
-from lemur.training.dialogues.chatml import encode_dialogue
+from lemur.training.dialogues.chatml import DialogueEncoder, EncodedDialogue
 
-IGNORED_LABEL = -100
-"""Label of a token that the loss is not on."""
-_SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
-_DIALOGUES_AT_ONCE = 1000
+_TOKENS_NAME, _LEARNED_NAME = "tokens.bin", "learned.bin"
+_STARTS_NAME, _LINES_NAME, _COUNTS_NAME = "starts.npy", "lines.npy", "counts.json"
+_TOKEN, _LEARNED = np.dtype("<i4"), np.dtype("?")
+_DIALOGUES_AT_ONCE = 512
 
 
 class EncodedCounts(NamedTuple):
@@ -27,86 +27,124 @@ class EncodedCounts(NamedTuple):
 
     dialogues: int
     """Dialogues that are trained on."""
-    cut: int
-    """Of those, the ones longer than the limit, whose end was cut off."""
-    without_answer: int
-    """Dialogues left out, because no assistant speaks in what remains."""
+    tokens: int
+    """Their tokens."""
     learned_tokens: int
-    """Tokens in one pass that the loss is on."""
+    """Tokens of those that the loss is on."""
+    cut: int
+    """Dialogues of those that lost turns at their end, because they were too long."""
+    turns_dropped: int
+    """Turns that they lost."""
+    tokens_dropped: int
+    """Tokens of those turns."""
+    too_long: int
+    """Dialogues left out, because not even the first answer of the assistant ends within the limit."""
+
+
+class EncodedDialogues:
+    """Encoded dialogues in a folder, mapped into memory.
+
+    Args:
+        folder: Where `encode_dialogues` has written them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._token_ids: npt.NDArray[np.int32] = np.memmap(folder / _TOKENS_NAME, _TOKEN, mode="r")
+        self._learned: npt.NDArray[np.bool_] = np.memmap(folder / _LEARNED_NAME, _LEARNED, mode="r")
+        self._starts: npt.NDArray[np.int64] = np.load(folder / _STARTS_NAME)
+        self._lines: npt.NDArray[np.int64] = np.load(folder / _LINES_NAME)
+        self.counts = EncodedCounts(**json.loads((folder / _COUNTS_NAME).read_text(encoding="utf-8")))
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each, [dialogues]."""
+        return np.diff(self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Returns token ids and which of them are learned, both [length]."""
+        part = slice(self._starts[number], self._starts[number + 1])
+        return self._token_ids[part], self._learned[part]
+
+    def origins(self, numbers: Sequence[int]) -> list[str]:
+        """Returns where dialogues come from: the line of the file of dialogues, from 1."""
+        return [f"line {self._lines[number] + 1:,} of dialogues.jsonl" for number in numbers]
 
 
 def encode_dialogues(
-    source: Path, destination: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> EncodedCounts:
-    """Writes an Arrow file with `input_ids` and `labels` of each dialogue.
+    source: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> EncodedDialogues:
+    """Encodes a file of dialogues into a folder.
 
     Args:
         source: `dialogues.jsonl`.
-        destination: File to write.
+        folder: Folder to write, made where it is missing.
         tokenizer: A prepared tokenizer.
-        max_length: Longest dialogue in tokens; what is beyond is cut off at the end.
+        max_length: Longest dialogue in tokens; a longer one loses turns at its end, until it fits and ends with an
+            answer of the assistant.
 
     Raises:
-        TrainingError: No dialogue holds anything to learn.
+        TrainingError: No dialogue fits.
     """
-    num_dialogues = num_cut = num_without = num_learned = 0
-    rows: list[dict[str, npt.NDArray[np.int32]]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = DialogueEncoder(tokenizer)
+    starts, lines, counts = [0], list[int](), dict.fromkeys(EncodedCounts._fields, 0)
+    first = 0
     with (
         task("encode dialogues", unit="dialogues") as bar,
-        pa.OSFile(str(destination), "wb") as file,
-        pa.ipc.new_stream(file, _SCHEMA) as writer,
+        (folder / _TOKENS_NAME).open("wb") as tokens_file,
+        (folder / _LEARNED_NAME).open("wb") as learned_file,
     ):
-        for messages in _messages(source):
-            bar.advance()
-            token_ids, learned = encode_dialogue(tokenizer, messages)
-            is_cut = len(token_ids) > max_length
-            token_ids, learned = token_ids[:max_length], learned[:max_length]
-            if not learned.any():
-                num_without += 1
-                continue
-            num_dialogues, num_cut = num_dialogues + 1, num_cut + is_cut
-            num_learned += int(learned.sum())
-            rows.append({"input_ids": token_ids, "labels": np.where(learned, token_ids, IGNORED_LABEL)})
-            if len(rows) == _DIALOGUES_AT_ONCE:
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-                rows.clear()
-        writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-    if not num_dialogues:
+        for dialogues in _batches(source):
+            for line, whole in enumerate(encoder.encode(dialogues), start=first):
+                length, num_dropped = cut_at_a_turn(whole, max_length)
+                if not length:
+                    counts["too_long"] += 1
+                    continue
+                counts["cut"] += num_dropped > 0
+                counts["turns_dropped"] += num_dropped
+                counts["tokens_dropped"] += len(whole.token_ids) - length
+                counts["learned_tokens"] += int(whole.learned[:length].sum())
+                tokens_file.write(whole.token_ids[:length].astype(_TOKEN).tobytes())
+                learned_file.write(whole.learned[:length].astype(_LEARNED).tobytes())
+                starts.append(starts[-1] + length)
+                lines.append(line)
+            first += len(dialogues)
+            bar.advance(len(dialogues))
+    if len(starts) == 1:
         raise TrainingError(
-            f"none of the {num_without} dialogues has an answer of an assistant within its first {max_length} tokens; "
-            "look at data.dialogues, or raise finetune.max_length"
+            f"none of the {counts['too_long']:,} dialogues has an answer of the assistant that ends within "
+            f"{max_length} tokens; look at data.dialogues, or raise finetune.max_length"
         )
-    return EncodedCounts(num_dialogues, num_cut, num_without, num_learned)
+    counts |= {"dialogues": len(starts) - 1, "tokens": starts[-1]}
+    np.save(folder / _STARTS_NAME, np.array(starts, np.int64))
+    np.save(folder / _LINES_NAME, np.array(lines, np.int64))
+    (folder / _COUNTS_NAME).write_text(json.dumps(counts), encoding="utf-8")
+    return EncodedDialogues(folder)
 
 
-def training_order(
-    lengths: npt.NDArray[np.int64], *, num_steps: int, batch_dialogues: int, seed: int
-) -> npt.NDArray[np.int64]:
-    """Returns the dialogues of a whole run, step after step.
+def cut_at_a_turn(dialogue: EncodedDialogue, max_length: int) -> tuple[int, int]:
+    """Returns how many tokens of a dialogue stay, and how many turns at its end go.
 
-    Each pass is a permutation of its own, so that what a step learns from is chance alone. Within a step dialogues
-    stand by length, so that the micro batches that a step is made of have little padding. The order depends on the
-    arguments alone, not on the number of processes.
+    The beginning stays, and so does the system message. What stays ends with an answer of the assistant, since what
+    comes after the last answer teaches nothing.
 
     Args:
-        lengths: Tokens of each dialogue, [dialogues].
-        num_steps: Optimizer steps of the run.
-        batch_dialogues: Dialogues in a step.
-        seed: Seed of the permutations.
+        dialogue: The whole dialogue.
+        max_length: Longest that is wanted, in tokens.
 
     Returns:
-        Numbers of dialogues, [num_steps * batch_dialogues].
+        Tokens and turns; 0 tokens where not even the first answer fits.
     """
-    num_needed = num_steps * batch_dialogues
-    num_passes = -(-num_needed // len(lengths))
-    passes = [np.random.default_rng([seed, number]).permutation(len(lengths)) for number in range(num_passes)]
-    order = np.concatenate(passes)[:num_needed]
-    steps = order.reshape(num_steps, batch_dialogues)
-    by_length = np.argsort(lengths[steps], axis=1, kind="stable")
-    return np.take_along_axis(steps, by_length, axis=1).reshape(-1)
+    stops = np.flatnonzero(dialogue.answers & (dialogue.turn_ends <= max_length))
+    if not len(stops):
+        return 0, len(dialogue.turn_ends)
+    return int(dialogue.turn_ends[stops[-1]]), len(dialogue.turn_ends) - 1 - int(stops[-1])
 
 
-def _messages(source: Path) -> Iterator[list[dict[str, str]]]:
+def _batches(source: Path) -> Iterator[list[dict[str, Any]]]:
     with source.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)["messages"]
+        while batch := [json.loads(line) for line in islice(file, _DIALOGUES_AT_ONCE)]:
+            yield batch

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lemur.training.engine import Engine, Processes
+from lemur.training.engine import Arithmetic, Engine, Processes
 
 if TYPE_CHECKING:
     import torch
@@ -22,16 +22,18 @@ class DdpEngine(Engine):
     kind: Literal["ddp"]
 
     @property
-    def zero_stage(self) -> Literal[0]:
+    def divides(self) -> Literal[0]:
         """Nothing is divided."""
         return 0
 
-    def arguments(self, section: PretrainSection | FinetuneSection, processes: Processes) -> dict[str, Any]:
-        """Returns the arguments of the process group."""
-        return {"ddp_find_unused_parameters": False}
+    def arguments(
+        self, section: PretrainSection | FinetuneSection, arithmetic: Arithmetic, processes: Processes
+    ) -> dict[str, Any]:
+        """Returns the arguments of the process group; gradients are cast automatically."""
+        return {"bf16": arithmetic != "float32", "ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
 
-    def load(self, folder: Path) -> PreTrainedModel:
-        """Loads the whole model."""
+    def load(self, folder: Path, arithmetic: Arithmetic) -> PreTrainedModel:
+        """Loads the whole model in float32."""
         from lemur.training.models import load_model
 
         return load_model(folder)
@@ -44,6 +46,9 @@ class DdpEngine(Engine):
 
     def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields the weights of this copy."""
+        from contextlib import nullcontext
+
+        from lemur.training.merging import whole_weights
+
         assert trainer.model
-        for name, weight in trainer.model.named_parameters():
-            yield name, weight.detach().float().cpu()
+        yield from whole_weights(trainer.model, nullcontext, is_first=trainer.is_world_process_zero())

@@ -17,13 +17,15 @@ class Seeding(TrainerCallback):
 
     Args:
         seed: Seed of the stage.
+        num_together: Neighbouring processes that see the same sequences, and so must draw the same.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, num_together: int = 1) -> None:
+        self._seed, self._num_together = seed, num_together
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Seeds the generators of all devices."""
-        torch.manual_seed(int(digest_of([self._seed, state.global_step, args.process_index])[:15], 16))
+        place = args.process_index // self._num_together
+        torch.manual_seed(int(digest_of([self._seed, state.global_step, place])[:15], 16))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 Part = Literal["weight", "exp_avg", "exp_avg_sq"]
 """The float32 weight, and Adam's first and second moment of its gradient."""
 PARTS: tuple[Part, ...] = ("weight", "exp_avg", "exp_avg_sq")
+
+
+class Runs(NamedTuple):
+    """Places in a flattened parameter: equally long runs, equally far apart."""
+
+    start: int
+    """First element of the first run."""
+    length: int
+    """Elements of a run."""
+    num_runs: int = 1
+    """Number of runs."""
+    stride: int = 0
+    """Elements from the start of a run to that of the next; at least `length` where there are several."""
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of all runs."""
+        return self.length * self.num_runs
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,11 @@ class Stretch:
     stride: int = 0
     """Elements from the start of a run to that of the next."""
 
+    @property
+    def runs(self) -> Runs:
+        """Where the numbers belong in the flattened parameter."""
+        return Runs(self.start, self.length, self.num_runs, self.stride)
+
 
 class TrainingState(ABC):
     """A process's view of the weights and moments of a run, made by its engine."""
@@ -61,9 +84,13 @@ class TrainingState(ABC):
         """Returns what this process writes: over all processes, each element of each part exactly once."""
 
     @abstractmethod
-    def restored(self, step: int) -> None:
+    def num_updates(self) -> int:
+        """Returns how often the optimizer has changed the weights: the run's steps without those it passed over."""
+
+    @abstractmethod
+    def restored(self, num_updates: int) -> None:
         """Brings everything that follows from the stretches up to date after they were filled.
 
         Args:
-            step: Optimizer steps that are done, which Adam corrects its moments by.
+            num_updates: What `num_updates` returned when they were stored; Adam corrects its moments by it.
         """

@@ -1,0 +1,1 @@
+"""Benchmark of resumable checkpoints: `python -m benchmarks.checkpoints`."""

@@ -1,0 +1,1 @@
+"""Benchmark of storage: `python -m benchmarks.storage`."""

@@ -1,0 +1,1 @@
+"""The speed of training, side by side with the plain libraries: `python -m benchmarks.train --help`."""
