@@ -16,6 +16,7 @@ FOLDERS = (
     "lemur.data.sources",
     "lemur.data.filters",
     "lemur.training.backends",
+    "lemur.training.engines",
     "lemur.evaluation.benchmarks",
     "lemur.serving.runtimes",
 )
@@ -25,7 +26,7 @@ VARIANTS = [
     for kind, variant in discover(folder).items()
 ]
 HEAVY = (
-    "accelerate", "datasets", "fastapi", "httpx", "huggingface_hub", "inspect_ai", "kfp", "minio", "numpy", "openai",
+    "accelerate", "bitsandbytes", "datasets", "deepspeed", "fastapi", "httpx", "huggingface_hub", "inspect_ai", "kfp", "minio", "numpy", "openai",
     "orjson", "peft", "py3langid", "pyarrow", "tokenizers", "torch", "transformers", "trl", "uvicorn", "zstandard",
 )  # fmt: skip
 SAMPLE_VALUES: dict[str, Any] = {

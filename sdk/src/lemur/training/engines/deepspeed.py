@@ -74,7 +74,7 @@ class DeepspeedEngine(Engine):
         """Lists what is not installed."""
         found = []
         if find_spec("deepspeed") is None:
-            found.append("deepspeed is not installed; `pip install lemur[train]`, or take another engine")
+            found.append("deepspeed is not installed; `pip install lemur[deepspeed]`, or take another engine")
         missing = [tool for tool in _BUILD_TOOLS if shutil.which(tool) is None]
         if self.offload != "none" and missing:
             found.append(
