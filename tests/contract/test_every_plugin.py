@@ -26,8 +26,9 @@ VARIANTS = [
     for kind, variant in discover(folder).items()
 ]
 HEAVY = (
-    "accelerate", "bitsandbytes", "datasets", "deepspeed", "fastapi", "httpx", "huggingface_hub", "inspect_ai", "kfp", "minio", "numpy", "openai",
-    "orjson", "peft", "py3langid", "pyarrow", "tokenizers", "torch", "transformers", "trl", "uvicorn", "zstandard",
+    "accelerate", "bitsandbytes", "datasets", "deepspeed", "fastapi", "httpx", "huggingface_hub", "inspect_ai", "kfp",
+    "minio", "numpy", "openai", "orjson", "peft", "py3langid", "pyarrow", "tokenizers", "torch", "transformers", "trl",
+    "uvicorn", "zstandard",
 )  # fmt: skip
 SAMPLE_VALUES: dict[str, Any] = {
     "name": "sample", "root": "folder", "dataset": "owner/name",

@@ -11,8 +11,7 @@ from small_training import finetune_section, pretrain_section
 
 from lemur.errors import RecipeError
 from lemur.training import kernels
-from lemur.training.kernels import choose_kernels
-from lemur.training.settings import arithmetic
+from lemur.training.kernels import arithmetic, choose_kernels
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from lemur.plugins import Plugin
 
@@ -15,11 +15,30 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
 
-    from lemur.recipe import FinetuneSection, PretrainSection
     from lemur.training.state import TrainingState
 
 Arithmetic = Literal["float32", "bfloat16", "float8"]
 """What the forward and backward pass compute in."""
+
+
+class StageSettings(Protocol):
+    """What an engine looks at of the recipe's section for a stage that trains."""
+
+    @property
+    def precision(self) -> Arithmetic:
+        """Arithmetic of the passes that the recipe asks for."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate."""
+
+    @property
+    def adam_betas(self) -> tuple[float, float]:
+        """Decay of Adam's two moments."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled weight decay."""
 
 
 class Processes(NamedTuple):
@@ -61,7 +80,7 @@ class Engine(Plugin, abstract=True):
         """What is kept in main memory rather than on the device: the optimizer, or weights too."""
         return "none"
 
-    def problems(self, section: PretrainSection | FinetuneSection, num_processes: int) -> list[str]:
+    def problems(self, section: StageSettings, num_processes: int) -> list[str]:
         """Lists what a recipe asks and the engine cannot do, each a sentence with the remedy.
 
         Args:
@@ -75,9 +94,7 @@ class Engine(Plugin, abstract=True):
         return []
 
     @abstractmethod
-    def arguments(
-        self, section: PretrainSection | FinetuneSection, arithmetic: Arithmetic, processes: Processes
-    ) -> dict[str, Any]:
+    def arguments(self, section: StageSettings, arithmetic: Arithmetic, processes: Processes) -> dict[str, Any]:
         """Returns the engine's keyword arguments for `TrainingArguments`.
 
         Called before anything of the process group exists, so an engine may also set its library's variables here.
@@ -99,9 +116,7 @@ class Engine(Plugin, abstract=True):
             arithmetic: What this machine computes in.
         """
 
-    def optimizer(
-        self, section: PretrainSection | FinetuneSection
-    ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    def optimizer(self, section: StageSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
         """Returns class and keyword arguments of another optimizer than PyTorch's fused AdamW, where one is needed.
 
         Raises:
@@ -121,7 +136,7 @@ class Engine(Plugin, abstract=True):
         """
 
 
-def tuning_method(section: PretrainSection | FinetuneSection) -> str:
+def tuning_method(section: StageSettings) -> str:
     """Returns which weights a stage changes: `full`, or the kind of adapters."""
     method = getattr(section, "method", None)
     return method.kind if method else "full"

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from lemur.recipe import FinetuneSection, PretrainSection
-from lemur.training.engine import Arithmetic, Processes
-
-if TYPE_CHECKING:
-    from lemur.training.kernels import Kernels
-
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
-"""Names that x86 and ARM processors give them."""
+from lemur.training.engine import Processes
+from lemur.training.kernels import Kernels
 
 
 def shared_arguments(
@@ -69,17 +63,6 @@ def shared_arguments(
         "disable_tqdm": True,
         **engine,
     }
-
-
-def arithmetic(section: PretrainSection | FinetuneSection) -> Arithmetic:
-    """Returns what this machine computes in: the section's precision, unless it would have to be emulated.
-
-    Without instructions for it, bfloat16 on a CPU is up to thirteen times slower than float32 (torch 2.13, AVX2).
-    """
-    if section.precision == "float32" or torch.cuda.is_available():
-        return section.precision
-    capabilities = torch.cpu.get_capabilities()
-    return "bfloat16" if any(capabilities.get(name) for name in _BFLOAT16_INSTRUCTIONS) else "float32"
 
 
 def local_folder(arguments: TrainingArguments) -> Path:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lemur.training.engine import Arithmetic, Engine, Processes
+from lemur.training.engine import Arithmetic, Engine, Processes, StageSettings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
 
-    from lemur.recipe import FinetuneSection, PretrainSection
     from lemur.training.state import TrainingState
 
 
@@ -26,9 +25,7 @@ class DdpEngine(Engine):
         """Nothing is divided."""
         return 0
 
-    def arguments(
-        self, section: PretrainSection | FinetuneSection, arithmetic: Arithmetic, processes: Processes
-    ) -> dict[str, Any]:
+    def arguments(self, section: StageSettings, arithmetic: Arithmetic, processes: Processes) -> dict[str, Any]:
         """Returns the arguments of the process group; gradients are cast automatically."""
         return {"bf16": arithmetic != "float32", "ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lemur.errors import RecipeError
-from lemur.training.engine import Arithmetic, Engine, Processes, tuning_method
+from lemur.training.engine import Arithmetic, Engine, Processes, StageSettings, tuning_method
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
 
-    from lemur.recipe import FinetuneSection, PretrainSection
     from lemur.training.state import TrainingState
 
 _BUCKET_ELEMENTS = 50_000_000
@@ -51,7 +50,7 @@ class DeepspeedEngine(Engine):
         """What `offload` says."""
         return self.offload
 
-    def problems(self, section: PretrainSection | FinetuneSection, num_processes: int) -> list[str]:
+    def problems(self, section: StageSettings, num_processes: int) -> list[str]:
         """Lists settings that exclude each other."""
         found = []
         if self.offload == "all" and self.zero_stage != 3:
@@ -83,9 +82,7 @@ class DeepspeedEngine(Engine):
             )
         return found
 
-    def arguments(
-        self, section: PretrainSection | FinetuneSection, arithmetic: Arithmetic, processes: Processes
-    ) -> dict[str, Any]:
+    def arguments(self, section: StageSettings, arithmetic: Arithmetic, processes: Processes) -> dict[str, Any]:
         """Returns DeepSpeed's configuration; `auto` stands for what the Trainer's own arguments say."""
         if processes.on_cpu:
             # Looked at when the library is imported; it would look for a GPU otherwise.
@@ -128,9 +125,7 @@ class DeepspeedEngine(Engine):
             "zero_force_ds_cpu_optimizer": False,
         }
 
-    def optimizer(
-        self, section: PretrainSection | FinetuneSection
-    ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    def optimizer(self, section: StageSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
         """Returns DeepSpeed's AdamW for processors where the optimizer is offloaded.
 
         Raises:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import PositiveInt
 
 from lemur.errors import RecipeError
-from lemur.training.engine import Arithmetic, Engine, Processes, tuning_method
+from lemur.training.engine import Arithmetic, Engine, Processes, StageSettings, tuning_method
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
 
-    from lemur.recipe import FinetuneSection, PretrainSection
     from lemur.training.state import TrainingState
 
 
@@ -54,7 +53,7 @@ class FsdpEngine(Engine):
         """Processes that share each sequence."""
         return self.tensor_parallel
 
-    def problems(self, section: PretrainSection | FinetuneSection, num_processes: int) -> list[str]:
+    def problems(self, section: StageSettings, num_processes: int) -> list[str]:
         """Lists numbers that do not divide, and what tensor parallelism cannot do."""
         found = []
         if num_processes % self.tensor_parallel:
@@ -80,9 +79,7 @@ class FsdpEngine(Engine):
             return ["engine.cpu_offload moves weights between GPU and main memory, and there is no GPU; leave it out"]
         return []
 
-    def arguments(
-        self, section: PretrainSection | FinetuneSection, arithmetic: Arithmetic, processes: Processes
-    ) -> dict[str, Any]:
+    def arguments(self, section: StageSettings, arithmetic: Arithmetic, processes: Processes) -> dict[str, Any]:
         """Returns the sizes of the two ways to divide; FSDP casts itself, tensor parallelism alone is cast."""
         num_shards = processes.num_processes // self.tensor_parallel
         casting = {"bf16": arithmetic == "bfloat16" and num_shards == 1, "ddp_find_unused_parameters": False}
