@@ -34,7 +34,7 @@ setup: $(VENV)/.installed-local ## Make .venv with what runs a recipe here
 setup-dev: $(VENV)/.installed-dev ## Make .venv with what builds and tests Lemur
 
 test: setup-dev sandbox ## Run the tests
-	$(BIN)/pytest tests -n 2 --dist loadfile
+	$(BIN)/pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 # Tests of the sandbox skip without bubblewrap, so it is installed where that needs no password.
 sandbox:
