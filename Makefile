@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ##@ Use
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: setup ## Install, then mix, pretrain, tune, evaluate, gate and release a small model on this machine
 	@$(BIN)/lemur run $(RECIPE)
@@ -65,7 +65,9 @@ bench-data: setup-dev $(VENV)-peers/.installed-data ## Measure the data engine b
 bench-storage: setup-dev $(VENV)-peers/.installed-storage ## Measure storage beside other S3 clients
 	$(BIN)/python -m benchmarks.storage --peers-python $(VENV)-peers/bin/python
 
-bench-train: setup-dev ## Measure training beside the plain libraries, on a GPU where there is one
+# Kernels and number formats of a GPU are installed where there is one.
+COMMA := ,
+bench-train: $(VENV)/.installed-dev$(if $(shell command -v nvidia-smi),$(COMMA)gpu) ## Measure training beside the plain libraries, on a GPU where there is one
 	$(BIN)/python -m benchmarks.train
 
 ##@ Generate
