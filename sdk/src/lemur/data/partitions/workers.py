@@ -28,6 +28,9 @@ _LOOKUPS_AT_ONCE = 16
 _SAMPLED_PARTITIONS = 8
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """What Linux grants a container: microseconds of all cores together in a period, or `max`, and the period."""
+_FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""Has a worker give large buffers back at once, unless the environment says otherwise: pages of Parquet files can have
+15 MB, of which Arrow's own allocator, and glibc's once it has seen some, keep a hundred."""
 
 
 class _Line(NamedTuple):
@@ -148,7 +151,7 @@ class _Processes:
     def _started(self, number: int) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "lemur.data.partitions.worker", str(os.getpid()), str(self._description)]
         # What a killed process leaves behind goes with the step's own scratch folder.
-        environment = {**os.environ, "TMPDIR": str(self._description.parent)}
+        environment = {**_FRUGAL, **os.environ, "TMPDIR": str(self._description.parent)}
         # A group of its own: Ctrl-C is for the step, which then ends its workers.
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
