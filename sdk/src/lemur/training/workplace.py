@@ -41,7 +41,8 @@ def mark(folder: Path, what: Literal["step", "checkpoint"], step: int) -> None:
         what: The last step that was made, or the last one with a whole checkpoint in storage.
         step: Number of the step.
     """
-    partial = folder / f"{what}.mark.partial"
+    # Of this process alone: another one that writes down the same must not take it away.
+    partial = folder / f"{what}.mark.{os.getpid()}"
     partial.write_text(str(step), encoding="utf-8")
     partial.replace(folder / f"{what}.mark")
 

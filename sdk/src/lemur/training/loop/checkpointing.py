@@ -22,7 +22,6 @@ from lemur.training.checkpoints.saving import Saver
 from lemur.training.checkpoints.steps import StepCheckpoints
 from lemur.training.loop.curve import LossCurve
 from lemur.training.state import TrainingState
-from lemur.training.workplace import mark
 
 
 @runtime_checkable
@@ -230,7 +229,6 @@ class Checkpointing(TrainerCallback):
         if self._bar and step is not None and step != self._shown_step:
             self._shown_step = step
             self._bar.update(self._bar.completed, checkpoint=f"step {step}")
-            mark(self._folder.parent, "checkpoint", step)
 
     def _own_trainer(self) -> Trainer:
         assert self._trainer, "attach() comes before training"
