@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lemur.training.engine import Arithmetic, Engine, Processes, StageSettings
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, Trainer
 
     from lemur.training.state import TrainingState
@@ -37,15 +35,6 @@ class DdpEngine(Engine):
 
     def state(self, trainer: Trainer) -> TrainingState:
         """Returns whole parameters; each process writes an equal share of them."""
-        from lemur.training.state.replicated import ReplicatedState
+        from lemur.training.state.sharded import ShardedState
 
-        return ReplicatedState(trainer)
-
-    def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields the weights of this copy."""
-        from contextlib import nullcontext
-
-        from lemur.training.merging import whole_weights
-
-        assert trainer.model
-        yield from whole_weights(trainer.model, nullcontext, is_first=trainer.is_world_process_zero())
+        return ShardedState(trainer)

@@ -170,20 +170,13 @@ class DeepspeedEngine(Engine):
 
         return ZeroState(trainer)
 
-    def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields the weights, gathered one at a time where they are divided."""
-        from lemur.training.merging import whole_weights
+    @contextmanager
+    def gathered(self, parameters: Sequence[torch.nn.Parameter]) -> Iterator[Sequence[torch.Tensor]]:
+        """Gathers what stage 3 divides."""
+        import deepspeed
 
-        assert trainer.model
-        yield from whole_weights(trainer.model, _gathered, is_first=trainer.is_world_process_zero())
-
-
-@contextmanager
-def _gathered(parameters: Sequence[torch.nn.Parameter]) -> Iterator[Sequence[torch.Tensor]]:
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([part for part in parameters if hasattr(part, "ds_id")]):
-        yield parameters
+        with deepspeed.zero.GatheredParameters([part for part in parameters if hasattr(part, "ds_id")]):
+            yield parameters
 
 
 def _be_alone() -> None:

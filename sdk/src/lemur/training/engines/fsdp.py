@@ -134,19 +134,12 @@ class FsdpEngine(Engine):
 
         return ShardedState(trainer)
 
-    def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields the weights, gathered one at a time."""
-        from lemur.training.merging import whole_weights
+    @contextmanager
+    def gathered(self, parameters: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+        """Makes copies that are whole."""
+        from torch.distributed.tensor import DTensor
 
-        assert trainer.model
-        yield from whole_weights(trainer.model, _gathered, is_first=trainer.is_world_process_zero())
-
-
-@contextmanager
-def _gathered(parameters: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    from torch.distributed.tensor import DTensor
-
-    yield [part.full_tensor() if isinstance(part, DTensor) else part for part in parameters]
+        yield [part.full_tensor() if isinstance(part, DTensor) else part for part in parameters]
 
 
 def _share_padding(model: PreTrainedModel) -> None:

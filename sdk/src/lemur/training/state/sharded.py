@@ -1,4 +1,4 @@
-"""The state where PyTorch divides parameters over a mesh of processes: FSDP2, tensor parallelism, or both."""
+"""The state where PyTorch keeps parameters: whole in every process (ddp), or divided by FSDP2 or tensor parallelism."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
+from lemur.errors import TrainingError
 from lemur.receipt import digest_of
 from lemur.training.state.adam import (
     count_of_updates,
@@ -133,8 +134,8 @@ def _box(values: Any) -> tuple[list[int], list[int]]:
     sizes, offsets = compute_local_shape_and_global_offset(values.shape, values.device_mesh, values.placements)
     found = tuple(values.to_local().shape)
     if tuple(sizes) != found or any(placement.is_partial() for placement in values.placements):
-        raise NotImplementedError(
+        raise TrainingError(
             f"a tensor of shape {tuple(values.shape)} divided as {values.placements} has {found} here and not "
-            f"{tuple(sizes)}: checkpoints know parameters that are divided into boxes"
+            f"{tuple(sizes)}: checkpoints know parameters that are divided into boxes; choose another engine"
         )
     return list(sizes), list(offsets)
