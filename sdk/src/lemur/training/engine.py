@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from lemur.plugins import Plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import torch
     from transformers import PreTrainedModel, Trainer
@@ -132,17 +132,6 @@ class Engine(Plugin, abstract=True):
     def gathered(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Sequence[torch.Tensor]]:
         """Returns a context in which parameters are whole, wherever their parts are; collective."""
         return nullcontext(parameters)
-
-    def weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields each whole float32 weight on the CPU, by name, for the export; adapters are merged into theirs.
-
-        Collective: every process iterates to the end; only the first one gets the tensors, the others get empty ones.
-        They are gathered one at a time.
-        """
-        from lemur.training.merging import whole_weights
-
-        assert trainer.model
-        yield from whole_weights(trainer.model, self.gathered, is_first=trainer.is_world_process_zero())
 
 
 def tuning_method(section: StageSettings) -> str:

@@ -35,6 +35,7 @@ from lemur.training.kernels import Kernels, choose_kernels, switch_on
 from lemur.training.loop.guard import Batches
 from lemur.training.loop.running import SavingTrainer, Trained, Work, resume_point, train
 from lemur.training.loop.watchdog import Watchdog
+from lemur.training.merging import whole_weights
 from lemur.training.models import architecture_of, load_tokenizer, with_new_tokens
 from lemur.training.process import run_process
 from lemur.training.quantization import in_four_bits, load_in_four_bits
@@ -102,8 +103,10 @@ def finetune(uri: str, folder: Path) -> None:
         watchdog=watchdog,
     )
     trained = train(work, arguments, checkpoints, resumed, make_trainer=make_trainer)
-    weights = job.section.engine.weights(trained.trainer)
-    if arguments.process_index == 0:
+    is_first = arguments.process_index == 0
+    assert trained.trainer.model
+    weights = whole_weights(trained.trainer.model, job.section.engine.gathered, is_first=is_first)
+    if is_first:
         made = _beside(base_folder, start, tokenizer)
         _store(job, made, weights, trained, folder=folder, dialogues=dialogues, arrangement=arrangement)
         clear(job)

@@ -22,6 +22,7 @@ from lemur.training.kernels import Kernels, choose_kernels, switch_on
 from lemur.training.loop.guard import Batches
 from lemur.training.loop.running import SavingTrainer, Work, resume_point, train
 from lemur.training.loop.watchdog import Watchdog
+from lemur.training.merging import whole_weights
 from lemur.training.models import load_tokenizer, start_model
 from lemur.training.process import run_process
 from lemur.training.settings import accumulation, shared_arguments
@@ -126,8 +127,10 @@ def pretrain(uri: str, folder: Path) -> None:
     provenance = Provenance(tokens, job.tokens.uri.rsplit("/", 2)[0], folder / "provenance")
     work = _work(job, parents, len(tokenizer), kernels, watchdog, provenance)
     trained = train(work, arguments, checkpoints, resumed, make_trainer=make_trainer)
-    weights = job.section.engine.weights(trained.trainer)
-    if arguments.process_index == 0:
+    is_first = arguments.process_index == 0
+    assert trained.trainer.model
+    weights = whole_weights(trained.trainer.model, job.section.engine.gathered, is_first=is_first)
+    if is_first:
         trained.curve.save_points(folder)
         record = Record(
             role="base",
